@@ -1,0 +1,1 @@
+"""What the job knows for certain: SQLite or PostgreSQL, through SQLAlchemy Core."""

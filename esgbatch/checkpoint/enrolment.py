@@ -1,0 +1,97 @@
+"""Freezing the account list."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from esgbatch.checkpoint.database import batched
+from esgbatch.checkpoint.tables import accounts
+from esgbatch.model import Census, Listing, Run, State
+from esgbatch.ports import Listener
+
+PAGE = 2000
+
+
+class Enrolment:
+    """The list on its way in: counts every row, hashes those that stay."""
+
+    def __init__(self, run: Run, listener: Listener) -> None:
+        self.census = Census()
+        self._run = run
+        self._listener = listener
+        self._position = 0
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Over ID and name of each row, in order: the frozen list's identity."""
+        return self._hash.hexdigest()
+
+    def add(self, connection: Connection, batch: Sequence[Listing]) -> None:
+        usable: list[tuple[int, str, str]] = []
+        inactive = refused = seen = 0
+        room = None if self._run.limit is None else self._run.limit - self.census.rows
+        for listing in batch:
+            if room is not None and len(usable) >= room:
+                break
+            seen += 1
+            if listing.account_id is None:
+                refused += 1
+            elif not listing.active:
+                inactive += 1
+            else:
+                usable.append((self._position + len(usable), listing.account_id, listing.name))
+        kept = self._insert(connection, usable) if usable else set()
+        for position, account_id, name in usable:
+            if position in kept:
+                self._hash.update(f"{len(account_id)}:{account_id}{len(name)}:{name}".encode())
+        self._position += len(usable)
+        self.census = Census(
+            listed=self.census.listed + seen,
+            inactive=self.census.inactive + inactive,
+            duplicate=self.census.duplicate + len(usable) - len(kept),
+            refused=self.census.refused + refused,
+        )
+
+    def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> set[int]:
+        """Insert those with a new ID; return their positions."""
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        insert = dialect.insert(accounts).on_conflict_do_nothing()
+        result = connection.execute(
+            insert,
+            [
+                {
+                    "run": self._run.number,
+                    "position": position,
+                    "account_id": account_id,
+                    "name": name,
+                    "state": State.PENDING,
+                    "attempts": 0,
+                }
+                for position, account_id, name in usable
+            ],
+        )
+        positions = {position for position, _, _ in usable}
+        if result.rowcount == len(usable):
+            return positions
+        return positions - set(self._duplicates(connection, usable))
+
+    def _duplicates(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> Iterator[int]:
+        first: dict[str, tuple[int, str]] = {}
+        for part in batched(usable, 500):
+            found = connection.execute(
+                select(accounts.c.account_id, accounts.c.position, accounts.c.name).where(
+                    accounts.c.run == self._run.number,
+                    accounts.c.account_id.in_([account_id for _, account_id, _ in part]),
+                )
+            )
+            first.update({account_id: (position, name) for account_id, position, name in found})
+        for position, account_id, name in usable:
+            if first[account_id][0] != position:
+                if first[account_id][1] != name:
+                    self._listener.event("duplicate_name_differs", account_id=account_id)
+                yield position

@@ -1,0 +1,142 @@
+"""Who worked on a run and how it went: executions, the running job's snapshot, past days."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+
+from sqlalchemy import RowMapping, delete, select, update
+
+from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.tables import executions, runs, snapshots
+from esgbatch.model import Execution, Run, Snapshot, Stage
+from esgbatch.ports import Clock
+
+
+class SqlHistory:
+    """Implements `ports.History`."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def begin(self, run: Run, command: str) -> int:
+        """Note that this process works on the run; returns the execution's key."""
+        with self._database.writing() as connection:
+            result = connection.execute(
+                executions.insert().values(
+                    run=run.number,
+                    revision=run.revision,
+                    command=command,
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    os_user=user_name(),
+                    started=self._clock.time(),
+                    attempts=0,
+                    stages="{}",
+                )
+            )
+            connection.execute(delete(snapshots).where(snapshots.c.run == run.number))
+        key = result.inserted_primary_key
+        assert key is not None
+        return int(key[0])
+
+    def end(self, execution: int, exit_code: int, error: str | None) -> None:
+        """Note how it ended."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(executions)
+                .where(executions.c.id == execution)
+                .values(ended=self._clock.time(), exit_code=exit_code, error=error)
+            )
+
+    def measured(
+        self,
+        execution: int,
+        stages: Mapping[str, float],
+        *,
+        attempts: int,
+        latency_p50: float | None,
+        latency_p95: float | None,
+    ) -> None:
+        """Note what was measured so far: seconds by stage, attempts, latencies in seconds."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(executions)
+                .where(executions.c.id == execution)
+                .values(
+                    stages=json.dumps(dict(stages)),
+                    attempts=attempts,
+                    latency_p50=latency_p50,
+                    latency_p95=latency_p95,
+                )
+            )
+
+    def executions(self, run: Run) -> tuple[Execution, ...]:
+        """Every process that worked on the run, oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(executions).where(executions.c.run == run.number).order_by(executions.c.id)
+            ).mappings()
+            return tuple(_execution(row) for row in rows)
+
+    def show(self, run: Run, snapshot: Snapshot) -> None:
+        """Let `status` in another shell see this."""
+        text = json.dumps(asdict(snapshot))
+        with self._database.writing() as connection:
+            changed = connection.execute(
+                update(snapshots).where(snapshots.c.run == run.number).values(snapshot=text)
+            )
+            if not changed.rowcount:
+                connection.execute(snapshots.insert().values(run=run.number, snapshot=text))
+
+    def snapshot(self, run: Run) -> Snapshot | None:
+        """What the job at work has last shown."""
+        with self._database.reading() as connection:
+            text = connection.scalar(select(snapshots.c.snapshot).where(snapshots.c.run == run.number))
+        if text is None:
+            return None
+        fields = json.loads(text)
+        return Snapshot(**fields | {"stage": Stage(fields["stage"])})
+
+    def dates(self, since: date, until: date) -> Sequence[date]:
+        """The business dates with a run, oldest first; both ends are included."""
+        with self._database.reading() as connection:
+            found = connection.scalars(
+                select(runs.c.business_date)
+                .where(runs.c.business_date.between(since.isoformat(), until.isoformat()))
+                .order_by(runs.c.business_date)
+            )
+            return [date.fromisoformat(text) for text in found]
+
+
+def user_name() -> str:
+    """The operating system's user; its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _execution(row: RowMapping) -> Execution:
+    ended = row["ended"]
+    return Execution(
+        command=row["command"],
+        revision=row["revision"],
+        host=row["host"],
+        pid=row["pid"],
+        user=row["os_user"],
+        started=datetime.fromtimestamp(row["started"], UTC),
+        ended=None if ended is None else datetime.fromtimestamp(ended, UTC),
+        exit_code=row["exit_code"],
+        error=row["error"],
+        attempts=row["attempts"],
+        latency_p50=row["latency_p50"],
+        latency_p95=row["latency_p95"],
+        stages=json.loads(row["stages"]),
+    )

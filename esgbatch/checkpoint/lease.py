@@ -1,0 +1,116 @@
+"""A run belongs to one process: an operating system lock, which dies with its owner.
+
+A PID file outlives a crash and its number is given to strangers; a lock does neither.
+What is written beside it says who holds it, for people and for the watchdog.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+from esgbatch.errors import CheckpointError, RunHeld
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process, told from any later one with the same number by boot and start time."""
+
+    pid: int
+    boot_id: str
+    start_ticks: int
+    host: str
+    command: str
+
+    @classmethod
+    def this_process(cls, command: str) -> Owner:
+        return cls(os.getpid(), _boot_id(), _start_ticks(os.getpid()) or 0, socket.gethostname(), command)
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs, on this machine and since this boot."""
+        return self.boot_id == _boot_id() and _start_ticks(self.pid) == self.start_ticks
+
+    def __str__(self) -> str:
+        return f"`esgbatch {self.command}`, process {self.pid} on {self.host}"
+
+
+def lock_path(state_dir: Path, business_date: date) -> Path:
+    return state_dir / "locks" / f"{business_date:%Y%m%d}.lock"
+
+
+@contextmanager
+def lease(state_dir: Path, business_date: date, command: str) -> Iterator[Owner | None]:
+    """Hold the run of a business date; yields the previous owner if it died holding it.
+
+    Raises:
+        RunHeld: a living process holds it.
+        CheckpointError: the lock file cannot be made.
+    """
+    path = lock_path(state_dir, business_date)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise CheckpointError(f"The lock file {path} cannot be opened: {error.strerror}.") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _read(descriptor)
+            raise RunHeld(f"The run of {business_date} is held by {holder or 'another process'}.") from None
+        died = _read(descriptor)
+        _write(descriptor, json.dumps(asdict(Owner.this_process(command))))
+        try:
+            yield died
+        finally:
+            _write(descriptor, "")
+    finally:
+        os.close(descriptor)
+
+
+def holder(state_dir: Path, business_date: date) -> Owner | None:
+    """Who holds the run now; None when nobody does, a dead owner included."""
+    try:
+        descriptor = os.open(lock_path(state_dir, business_date), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> Owner | None:
+    try:
+        return Owner(**json.loads(os.pread(descriptor, 4096, 0)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _write(descriptor: int, text: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_ticks(pid: int) -> int | None:
+    """The process's start in clock ticks since boot: proc(5), /proc/PID/stat field 22."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])

@@ -1,0 +1,138 @@
+"""Every account's outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, case, func, select, update
+
+from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.tables import accounts
+from esgbatch.model import Failure, Outcome, Reason, Row, Run, State, Tally, Work
+
+PAGE = 2000
+
+
+class SqlOutcomes:
+    """Implements `ports.Outcomes`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pending(self, run: Run, state: State, after: int, limit: int) -> Sequence[Work]:
+        """The next accounts in `state` behind position `after`, in order."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(accounts.c.position, accounts.c.account_id)
+                .where(accounts.c.run == run.number, accounts.c.state == state, accounts.c.position > after)
+                .order_by(accounts.c.position)
+                .limit(limit)
+            )
+            return [Work(position, account_id) for position, account_id in rows]
+
+    def record(self, run: Run, outcomes: Sequence[Outcome]) -> None:
+        """Commit a batch. Attempts add up over the passes of a run."""
+        with self._database.writing() as connection:
+            connection.execute(
+                _RECORD,
+                [
+                    {
+                        "at_run": run.number,
+                        "at_position": outcome.position,
+                        "new_state": outcome.state,
+                        "new_scores": ",".join(map(str, outcome.scores)) or None,
+                        "new_reason": outcome.reason,
+                        "new_http_status": outcome.http_status,
+                        "more_attempts": outcome.attempts,
+                        "new_first_attempt": outcome.first_attempt,
+                        "new_last_attempt": outcome.last_attempt,
+                    }
+                    for outcome in outcomes
+                ],
+            )
+
+    def close_open(self, run: Run) -> None:
+        """No time is left: the put off are `unavailable`, the never rated `not_attempted`."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(accounts)
+                .where(accounts.c.run == run.number, accounts.c.state.in_([State.PENDING, State.DEFERRED]))
+                .values(
+                    reason=case(
+                        (accounts.c.state == State.DEFERRED, Reason.UNAVAILABLE.value),
+                        else_=Reason.NOT_ATTEMPTED.value,
+                    ),
+                    state=State.FAILED,
+                )
+            )
+
+    def tally(self, run: Run) -> Tally:
+        with self._database.reading() as connection:
+            counted = connection.execute(
+                select(accounts.c.state, accounts.c.reason, func.count())
+                .where(accounts.c.run == run.number)
+                .group_by(accounts.c.state, accounts.c.reason)
+            ).all()
+        by_state = dict.fromkeys(State, 0)
+        for state, _, count in counted:
+            by_state[State(state)] += count
+        return Tally(
+            pending=by_state[State.PENDING],
+            deferred=by_state[State.DEFERRED],
+            succeeded=by_state[State.SUCCEEDED],
+            failed_by={Reason(reason): count for state, reason, count in counted if state == State.FAILED},
+        )
+
+    def rows(self, run: Run) -> Iterator[Row]:
+        """Every row of the file, in order; memory does not grow with their number."""
+        columns = (accounts.c.position, accounts.c.account_id, accounts.c.name, accounts.c.scores)
+        for _, account_id, name, scores in self._pages(run, columns):
+            yield Row(account_id, name, None if scores is None else tuple(scores.split(",")))
+
+    def failures(self, run: Run) -> Iterator[Failure]:
+        """Every failed account, in order."""
+        columns = (
+            accounts.c.position,
+            accounts.c.account_id,
+            accounts.c.reason,
+            accounts.c.http_status,
+            accounts.c.attempts,
+            accounts.c.first_attempt,
+            accounts.c.last_attempt,
+        )
+        for _, account_id, reason, *rest in self._pages(run, columns, State.FAILED):
+            yield Failure(account_id, Reason(reason), *rest)
+
+    def _pages(self, run: Run, columns: Sequence[Any], state: State | None = None) -> Iterator[Any]:
+        statement = (
+            select(*columns)
+            .where(accounts.c.run == run.number, accounts.c.position > bindparam("after"))
+            .order_by(accounts.c.position)
+            .limit(PAGE)
+        )
+        if state is not None:
+            statement = statement.where(accounts.c.state == state)
+        after = -1
+        while True:
+            with self._database.reading() as connection:
+                page = connection.execute(statement, {"after": after}).all()
+            if not page:
+                return
+            yield from page
+            after = page[-1][0]
+
+
+_RECORD = (
+    update(accounts)
+    .where(accounts.c.run == bindparam("at_run"), accounts.c.position == bindparam("at_position"))
+    .values(
+        state=bindparam("new_state"),
+        scores=bindparam("new_scores"),
+        reason=bindparam("new_reason"),
+        http_status=bindparam("new_http_status"),
+        attempts=accounts.c.attempts + bindparam("more_attempts"),
+        first_attempt=func.coalesce(accounts.c.first_attempt, bindparam("new_first_attempt")),
+        last_attempt=bindparam("new_last_attempt"),
+    )
+)

@@ -1,0 +1,123 @@
+"""The tables. `docs/architecture.md` explains them to whoever wants to query them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA = 1
+
+metadata = MetaData()
+
+schema = Table("esgbatch_schema", metadata, Column("version", Integer, primary_key=True))
+
+# One row a business date.
+runs = Table(
+    "runs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", Text, nullable=False, unique=True),
+    Column("business_date", Text, nullable=False, unique=True),
+    Column("revision", Integer, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("columns", Text, nullable=False),  # the score columns, a JSON list
+    Column("account_limit", Integer),
+    Column("listed", Integer, nullable=False),
+    Column("inactive", Integer, nullable=False),
+    Column("duplicate", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("list_sha256", Text),
+    Column("created", Float, nullable=False),
+    Column("approved", Text),  # {"by", "reason", "at", "revision"} in JSON
+)
+
+# One row an account of a run. `position` is its place in the file.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("run", Integer, ForeignKey("runs.number"), primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("scores", Text),  # "71.24,64.10,…": two decimals, in the order of runs.columns
+    Column("reason", Text),
+    Column("http_status", Integer),
+    Column("attempts", Integer, nullable=False),
+    Column("first_attempt", Float),
+    Column("last_attempt", Float),
+    UniqueConstraint("run", "account_id"),
+    sqlite_with_rowid=False,
+)
+
+# One row a sealed file.
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("run", Integer, ForeignKey("runs.number"), primary_key=True, autoincrement=False),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("sealed", Float, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("plaintext_sha256", Text, nullable=False),
+    Column("plaintext_bytes", BigInteger, nullable=False),
+    Column("encrypted_sha256", Text, nullable=False),
+    Column("encrypted_bytes", BigInteger, nullable=False),
+    Column("recipients", Text, nullable=False),  # a JSON list of fingerprints
+    Column("means", Text, nullable=False),  # the score columns' means, a JSON list
+    Column("manifest", LargeBinary, nullable=False),
+    Column("partial", Integer, nullable=False),
+    Column("delivered", Float),
+    Column("location", Text),
+)
+
+# The delivery ledger: one row a step.
+delivery_steps = Table(
+    "delivery_steps",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run", Integer, ForeignKey("runs.number"), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+# One row a process that worked on a run; `ended` is empty for one that died.
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run", Integer, ForeignKey("runs.number"), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("os_user", Text, nullable=False),
+    Column("started", Float, nullable=False),
+    Column("ended", Float),
+    Column("exit_code", Integer),
+    Column("error", Text),
+    Column("attempts", Integer, nullable=False),
+    Column("latency_p50", Float),
+    Column("latency_p95", Float),
+    Column("stages", Text, nullable=False),  # seconds by stage, a JSON object
+)
+
+# The running job's last snapshot, for `status` in another shell.
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("run", Integer, ForeignKey("runs.number"), primary_key=True, autoincrement=False),
+    Column("snapshot", Text, nullable=False),
+)

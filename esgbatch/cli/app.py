@@ -1,0 +1,100 @@
+"""The program's entry: commands are put together here, and errors become exit codes here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from esgbatch import __version__
+from esgbatch.cli import look, night, setup, training
+
+if TYPE_CHECKING:
+    from esgbatch.errors import BatchError, StopRequested
+
+app = typer.Typer(
+    name="esgbatch",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Every active account of a firm, rated, in one encrypted file, before nine.",
+)
+for family in (setup.app, night.app, look.app, training.app):
+    app.registered_commands += family.registered_commands
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"esgbatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. Files that the program makes are its user's alone unless it says otherwise."""
+    os.umask(0o077)
+    code = run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread.name.startswith("rating") for thread in threading.enumerate()):
+        # An aborted attempt may still hang in a name look-up; everything is committed, so it is left behind.
+        os._exit(code)
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        outcome = app(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`: nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except BaseException as error:  # noqa: BLE001 - the last place where anything can become an exit code
+        return _failed(error)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _failed(error: BaseException) -> int:
+    from esgbatch.errors import BatchError, ExitCode, StopRequested
+
+    if isinstance(error, BatchError | StopRequested):
+        _explain(error)
+        return error.code
+    import traceback
+
+    from esgbatch.config.secrets import redact
+
+    print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
+    print(
+        "esgbatch: This is a bug; everything committed is safe. Please report the lines above.\n"
+        "Next: `esgbatch resume` may go on.",
+        file=sys.stderr,
+    )
+    return ExitCode.BUG
+
+
+def _explain(error: BatchError | StopRequested) -> None:
+    from esgbatch.config.secrets import redact
+
+    print(redact(f"esgbatch: {error}"), file=sys.stderr)
+    if error.advice:
+        # Where no date is known, the command's own default is meant.
+        print(redact(f"Next: {error.advice.replace(' --date {date}', '')}"), file=sys.stderr)

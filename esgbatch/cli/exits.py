@@ -1,0 +1,31 @@
+"""What each exit code means, in one place: `--help`, README and the tests all take it from here."""
+
+from __future__ import annotations
+
+MEANINGS: dict[int, str] = {
+    0: "this date's file is delivered, now or by an earlier call; failed accounts within tolerance",
+    1: "a bug: unexpected error",
+    2: "wrong usage",
+    10: "configuration or a secret is wrong: fix, then run",
+    11: "another process holds this run: nothing to do, the other one goes on",
+    12: "the account system failed, or gave no accounts: resume later",
+    13: "the ESG API refused our credentials, or stayed down: fix or wait, then resume",
+    14: "a quality gate withholds the file: look, then approve or rerun --failed",
+    15: "encryption failed: fix, then resume",
+    16: "delivery failed; the sealed file is kept: deliver",
+    17: "the checkpoint database failed: fix, then resume",
+    18: "the deadline passed: resume",
+    19: "nothing to resume, deliver or approve for this date: look at the date",
+    130: "stopped by SIGINT; state is safe: resume",
+    143: "stopped by SIGTERM; state is safe: resume",
+}
+
+NIGHT = (0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 130, 143)
+LATER = (0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 130, 143)
+LOOK = (0, 1, 2, 10, 17, 19)
+
+
+def epilog(codes: tuple[int, ...], success: str = MEANINGS[0]) -> str:
+    """The end of a command's help: its exit codes, a paragraph each so that no terminal width joins them."""
+    lines = [f"{code}: {success if code == 0 else MEANINGS[code]}" for code in codes]
+    return "Exit codes:\n\n" + "\n\n".join(lines)

@@ -1,0 +1,48 @@
+"""status, report: looking never changes anything."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esgbatch.cli import exits
+from esgbatch.cli.options import AsJson, BusinessDate, ConfigPath
+
+app = typer.Typer()
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+@app.command(epilog=exits.epilog(exits.LOOK, "shown"))
+def status(
+    date: BusinessDate = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds.")] = False,
+    json: AsJson = False,
+    config: ConfigPath = None,
+) -> None:
+    """Show how that date's run stands: stage, done, rate, ETA, held until when."""
+    from esgbatch.cli.looking import show_status
+
+    show_status(config, date, watch=watch, as_json=json)
+
+
+@app.command(epilog=exits.epilog(exits.LOOK, "reported"))
+def report(
+    date: BusinessDate = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The last N days up to the date, a line each.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How it is written.")] = Format.TEXT,  # noqa: A002 - the option's name
+    output: Annotated[Path | None, typer.Option(metavar="F", help="Write to F instead of stdout.")] = None,
+    config: ConfigPath = None,
+) -> None:
+    """Write the daily summary, or N days of history."""
+    from esgbatch.cli.looking import write_report
+
+    write_report(config, date, days, as_json=format is Format.JSON, output=output)

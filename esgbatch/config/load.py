@@ -1,0 +1,105 @@
+"""From a file and the environment to a `Config`, or to all that is wrong with them at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from esgbatch.config.model import Config
+from esgbatch.errors import ConfigError
+
+PREFIX = "ESGBATCH_"
+PATH_VARIABLE = "ESGBATCH_CONFIG"
+DEFAULT_PATHS = (Path("esgbatch.toml"), Path("/etc/esgbatch/esgbatch.toml"))
+
+
+def find(explicit: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The configuration file: `--config`, then $ESGBATCH_CONFIG, then the default places.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if explicit is not None:
+        return explicit
+    if named := environment.get(PATH_VARIABLE):
+        return Path(named)
+    for path in DEFAULT_PATHS:
+        if path.exists():
+            return path
+    places = " or ".join(str(path) for path in DEFAULT_PATHS)
+    raise ConfigError(
+        f"There is no configuration file at {places}.",
+        advice="write one with `esgbatch init`, or name one with --config; `esgbatch demo` needs none",
+    )
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read `path`, let the environment override it, and check everything.
+
+    Raises:
+        ConfigError: its message lists every mistake, each under its dotted path.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {path} is no valid TOML: {error}.") from None
+    problems = _override(data, environment)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        problems += [_problem(item) for item in error.errors(include_url=False, include_input=False)]
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"The configuration {path} has {len(problems)} mistake(s):\n{listed}")
+    return config
+
+
+def fingerprint(config: Config) -> str:
+    """SHA-256 of the effective configuration; secrets are in it as references only."""
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+
+
+def _problem(item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"] if part not in _UNION_TAGS)
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = "unknown key"
+    return f"{path or 'the file'}: {message}"
+
+
+_UNION_TAGS = frozenset({"none", "bearer", "header", "basic", "oauth2", "literal['auto']", "constrained-int"})
+
+
+def _override(data: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """Merge `ESGBATCH_SECTION__KEY` variables; an unknown one fails validation like an unknown key."""
+    problems = []
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or variable == PATH_VARIABLE:
+            continue
+        *parents, key = variable.removeprefix(PREFIX).lower().split("__")
+        table: Any = data
+        for parent in parents:
+            table = table.setdefault(parent, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict) and parents:
+            table[key] = _value(text)
+        else:
+            problems.append(f"{variable}: no such key; write it like ESGBATCH_RATINGS__RATE_LIMIT")
+    return problems
+
+
+def _value(text: str) -> Any:
+    """Lists and tables are written as in TOML; everything else is taken as text and converted by its type."""
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    return text

@@ -1,0 +1,465 @@
+"""The loop that owns time: what to ask, when, and what an answer leads to.
+
+One thread runs it. Workers make single attempts and never sleep; a retry waits in a
+heap, a `Retry-After` is an instant before which nothing starts, an outage is a state.
+Everything is decided against the injected clock, so that a night can be simulated.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Protocol
+
+from esgbatch.errors import CheckpointError, CredentialsRefused, OutageTooLong
+from esgbatch.fetching.circuit import Circuit
+from esgbatch.fetching.latency import LatencyHistogram
+from esgbatch.fetching.limiter import RateLimiter
+from esgbatch.fetching.retry import Backoff
+from esgbatch.model import Answer, Outcome, Reason, State, Verdict, Work
+from esgbatch.ports import Clock, Engine, Listener
+
+FORBIDDEN_IN_A_ROW = 20
+FLUSH_SECONDS = 0.5
+TICK_SECONDS = 0.5
+STOP_GRACE = 1.5
+PAGE = 1000
+NOBODY = -1
+
+
+class Ended(StrEnum):
+    """Why a pass over the accounts ended."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    OUT_OF_TIME = "out of time"
+
+
+class Concurrency(Protocol):
+    value: int
+
+    def observe(self, latency: float) -> None: ...
+
+    def adjust(self, now: float, *, starved: bool) -> bool: ...
+
+
+class Backlog(Protocol):
+    """What is left to do, and where outcomes go: the checkpoint, seen from the dispatcher."""
+
+    def next(self, limit: int) -> Sequence[Work]:
+        """The next accounts in order; empty when there are no more."""
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit; when this returns, they are not lost any more."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """An account under way. Times are seconds since the epoch."""
+
+    work: Work
+    attempts: int = 0
+    first_attempt: float | None = None
+    last_attempt: float | None = None
+    http_status: int | None = None
+    renewed: bool = False
+
+
+@dataclass(slots=True)
+class Pace:
+    """How the loop stands, for whoever shows it. `held_until` is monotonic."""
+
+    attempts: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    deferred: int = 0
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    concurrency: int = 0
+    held: str = ""
+    held_until: float = -math.inf
+    in_flight: int = 0
+    waiting: int = 0
+
+    def count(self, state: State) -> None:
+        if state is State.SUCCEEDED:
+            self.succeeded += 1
+        elif state is State.FAILED:
+            self.failed += 1
+        else:
+            self.deferred += 1
+
+
+class Dispatcher:
+    """Rates everything in a backlog.
+
+    Args:
+        attempts: charged attempts an account gets in one pass.
+        max_hold: seconds without any answer of a working API before the run gives up;
+            infinite where a deadline decides instead.
+        remaining: seconds until this pass must end.
+        stopped: whether somebody asked to stop.
+        tick: called about twice a second.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        limiter: RateLimiter,
+        concurrency: Concurrency,
+        backoff: Backoff,
+        clock: Clock,
+        listener: Listener,
+        *,
+        attempts: int,
+        commit_every: int,
+        max_hold: float,
+        stopped: Callable[[], bool],
+        tick: Callable[[Pace], None],
+    ) -> None:
+        self._engine = engine
+        self._limiter = limiter
+        self._concurrency = concurrency
+        self._backoff = backoff
+        self._clock = clock
+        self._listener = listener
+        self._attempts = attempts
+        self._commit_every = commit_every
+        self._max_hold = max_hold
+        self._stopped = stopped
+        self._tick = tick
+        self.pace = Pace()
+        self._good: str | None = None
+
+    def run(self, backlog: Backlog, *, final: bool, remaining: Callable[[], float]) -> Ended:
+        """Ask until every account of the backlog has an outcome, or until stopped or out of time.
+
+        In the final pass every attempt is charged and no circuit opens, so that it ends
+        whatever the API answers.
+
+        Raises:
+            CredentialsRefused: the API or its login server does not accept us.
+            OutageTooLong: nothing but failures for `max_hold` seconds.
+        """
+        self._begin(backlog, final)
+        try:
+            ended = self._loop(remaining)
+        except CheckpointError:
+            raise
+        except BaseException:
+            self._abandon()
+            raise
+        if ended is not Ended.COMPLETE:
+            self._abandon()
+        self._flush()
+        return ended
+
+    def wake(self) -> None:
+        """Let the loop look at once whether it should stop; safe in a signal handler."""
+        self._engine.wake()
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._engine.close(0.0)
+
+    def _begin(self, backlog: Backlog, final: bool) -> None:
+        now = self._clock.monotonic()
+        self._backlog, self._final = backlog, final
+        self._fresh: deque[Work] = deque()
+        self._exhausted = False
+        self._retries: list[tuple[float, int, Ticket]] = []
+        self._order = itertools.count()
+        self._under_way: dict[int, Ticket] = {}
+        self._forbidden: list[Ticket] = []
+        self._outcomes: list[Outcome] = []
+        self._flush_at = now + FLUSH_SECONDS
+        self._tick_at = now
+        self._circuit = Circuit()
+        self._probing: int | None = None
+        self._throttles = 0
+        self._stalled_since: float | None = None
+        self._starved = False
+        self.pace.held, self.pace.held_until = "", -math.inf
+
+    def _loop(self, remaining: Callable[[], float]) -> Ended:
+        while True:
+            if self._stopped():
+                return Ended.STOPPED
+            left = remaining()
+            now = self._clock.monotonic()
+            if left <= 0 or (self._stalled_too_long(now) and self._final):
+                return Ended.OUT_OF_TIME
+            if self._stalled_too_long(now):
+                raise OutageTooLong(
+                    f"The ESG API gave no usable answer for {self._max_hold:.0f} s ({self.pace.held})."
+                )
+            self._submit(now)
+            if not self._under_way and not self._retries and not self._more():
+                self._accept_forbidden()
+                return Ended.COMPLETE
+            for work, answer in self._engine.collect(min(self._wait(now), left)):
+                self._settle(work, answer)
+            self._housekeeping()
+
+    def _abandon(self) -> None:
+        """Take what is under way off the road, keep the answers that came, leave the rest pending."""
+        for work, answer in self._engine.close(STOP_GRACE):
+            ticket = self._under_way.pop(work.position)
+            if work.position != NOBODY and answer.verdict in (Verdict.RATED, Verdict.FAILED):
+                self._conclude(ticket, answer)
+        self._flush()
+
+    # --- starting attempts ---
+
+    def _submit(self, now: float) -> None:
+        if now < self.pace.held_until:
+            return
+        if self._circuit.is_open:
+            self._probe(now)
+            return
+        while self._limiter.delay(now) <= 0:
+            due = bool(self._retries) and self._retries[0][0] <= now
+            if not due and not self._more():
+                return
+            if len(self._under_way) >= self._concurrency.value or not self._limiter.acquire(now):
+                self._starved = True
+                return
+            self._start(heapq.heappop(self._retries)[2] if due else Ticket(self._fresh.popleft()))
+            now = self._clock.monotonic()
+
+    def _probe(self, now: float) -> None:
+        if self._probing is not None or now < self._circuit.next_probe or not self._limiter.acquire(now):
+            return
+        if self._more():
+            # One that was not asked yet is the best probe: its answer is needed anyway.
+            ticket = Ticket(self._fresh.popleft())
+        elif self._good is not None:
+            # All that is left has failed: only an account known to be good tells whose fault it is.
+            ticket = Ticket(Work(NOBODY, self._good))
+        else:
+            ticket = heapq.heappop(self._retries)[2]
+        self._probing = ticket.work.position
+        self._start(ticket)
+
+    def _start(self, ticket: Ticket) -> None:
+        if ticket.first_attempt is None:
+            ticket.first_attempt = self._clock.time()
+        self._under_way[ticket.work.position] = ticket
+        self._engine.submit(ticket.work)
+
+    def _more(self) -> bool:
+        if not self._fresh and not self._exhausted:
+            self._fresh.extend(self._backlog.next(PAGE))
+            self._exhausted = not self._fresh
+        return bool(self._fresh)
+
+    def _wait(self, now: float) -> float:
+        """Seconds until something can start or must be done; an answer ends the wait early."""
+        until = min(self._tick_at, self._flush_at) if self._outcomes else self._tick_at
+        if now < self.pace.held_until:
+            until = min(until, self.pace.held_until)
+        elif self._circuit.is_open:
+            if self._probing is None:
+                until = min(until, max(self._circuit.next_probe, now + self._limiter.delay(now)))
+        elif len(self._under_way) < self._concurrency.value:
+            slot = now + self._limiter.delay(now)
+            if self._fresh:
+                until = min(until, slot)
+            elif self._retries:
+                until = min(until, max(slot, self._retries[0][0]))
+        return max(0.0, until - now)
+
+    # --- taking answers ---
+
+    def _settle(self, work: Work, answer: Answer) -> None:
+        self._limiter.release()
+        self.pace.attempts += 1
+        ticket = self._under_way.pop(work.position)
+        ticket.http_status = answer.http_status
+        ticket.last_attempt = self._clock.time()
+        probed = work.position == self._probing
+        if probed:
+            self._probing = None
+        if answer.verdict is Verdict.LOGIN_REFUSED:
+            raise CredentialsRefused(f"The ESG API's login server refused us: {answer.detail}.")
+        if answer.verdict is Verdict.TRANSIENT:
+            self._failed(ticket, answer, probed)
+            return
+        self._alive()
+        if answer.verdict is Verdict.THROTTLED:
+            self._throttled(ticket, answer)
+            return
+        self._throttles = 0
+        if answer.verdict is Verdict.REDIRECTED or self._renews(ticket, answer):
+            self._again(ticket, 0.0)
+        elif work.position == NOBODY:
+            self._progressed()
+        elif answer.verdict in (Verdict.FORBIDDEN, Verdict.UNAUTHORIZED):
+            self._refused(ticket)
+        else:
+            self._accept_forbidden()
+            self._conclude(ticket, answer)
+            self._progressed()
+            self.pace.latency.add(answer.elapsed)
+            self._concurrency.observe(answer.elapsed)
+
+    def _renews(self, ticket: Ticket, answer: Answer) -> bool:
+        """A 401 is answered once with a renewed login; the second in a row is a refusal."""
+        first = answer.verdict is Verdict.UNAUTHORIZED and not ticket.renewed
+        ticket.renewed = first
+        return first
+
+    def _again(self, ticket: Ticket, delay: float) -> None:
+        if ticket.work.position != NOBODY:
+            due = self._clock.monotonic() + delay
+            heapq.heappush(self._retries, (due, next(self._order), ticket))
+
+    def _failed(self, ticket: Ticket, answer: Answer, probed: bool) -> None:
+        now = self._clock.monotonic()
+        ticket.renewed = False
+        if self._circuit.is_open:
+            self._again(ticket, 0.0)
+            if probed:
+                self._listener.event("circuit_probe", result=answer.detail)
+                self._refund(self._circuit.probe_failed(now))
+            return
+        if ticket.work.position == NOBODY:
+            return
+        ticket.attempts += 1
+        if not self._final and self._circuit.failure(now, ticket.work.position):
+            self._stall(now, "outage")
+            self._listener.event("circuit_opened", accounts=self._circuit.accounts, error=answer.detail)
+        if ticket.attempts < self._attempts:
+            self._again(ticket, self._backoff.delay(ticket.attempts))
+        else:
+            self._unavailable(ticket)
+
+    def _refund(self, charges: dict[int, int]) -> None:
+        if charges:
+            for _, _, ticket in self._retries:
+                ticket.attempts = max(0, ticket.attempts - charges.get(ticket.work.position, 0))
+
+    def _throttled(self, ticket: Ticket, answer: Answer) -> None:
+        now = self._clock.monotonic()
+        self._throttles += 1
+        wait = answer.retry_after
+        if wait is None:
+            wait = min(self._backoff.base * 2.0 ** min(self._throttles - 1, 64), self._backoff.maximum)
+        self._stall(now, "throttled")
+        if now + wait > self.pace.held_until:
+            self.pace.held_until = now + wait
+            self._listener.event("throttled", until=self._clock.time() + wait, seconds=wait)
+        if self._final:
+            ticket.attempts += 1
+            if ticket.attempts >= self._attempts:
+                self._unavailable(ticket)
+                return
+        self._again(ticket, 0.0)
+
+    def _refused(self, ticket: Ticket) -> None:
+        """A 403 is one account's until twenty stand in a row; then it was us, and they stay pending."""
+        self._forbidden.append(ticket)
+        if len(self._forbidden) >= FORBIDDEN_IN_A_ROW:
+            raise CredentialsRefused(
+                f"The ESG API refused our credentials for {len(self._forbidden)} accounts in a row "
+                f"(HTTP {ticket.http_status})."
+            )
+
+    # --- outages and holds ---
+
+    def _alive(self) -> None:
+        opened = self._circuit.opened_at
+        if self._circuit.alive() and opened is not None:
+            self.pace.held = ""
+            self._listener.event("circuit_closed", seconds=self._clock.monotonic() - opened)
+
+    def _stall(self, now: float, why: str) -> None:
+        self.pace.held = why
+        if self._stalled_since is None:
+            self._stalled_since = now
+
+    def _progressed(self) -> None:
+        self._stalled_since = None
+        if self._clock.monotonic() >= self.pace.held_until:
+            self.pace.held = ""
+
+    def _stalled_too_long(self, now: float) -> bool:
+        return self._stalled_since is not None and now - self._stalled_since >= self._max_hold
+
+    # --- outcomes ---
+
+    def _conclude(self, ticket: Ticket, answer: Answer) -> None:
+        ticket.attempts += 1
+        if answer.verdict is Verdict.RATED:
+            self._good = ticket.work.account_id
+            self._outcome(ticket, State.SUCCEEDED, scores=answer.scores)
+        else:
+            self._outcome(ticket, State.FAILED, reason=answer.reason)
+
+    def _accept_forbidden(self) -> None:
+        for ticket in self._forbidden:
+            ticket.attempts += 1
+            self._outcome(ticket, State.FAILED, reason=Reason.FORBIDDEN)
+        self._forbidden.clear()
+
+    def _unavailable(self, ticket: Ticket) -> None:
+        state = State.FAILED if self._final else State.DEFERRED
+        self._outcome(ticket, state, reason=Reason.UNAVAILABLE)
+
+    def _outcome(
+        self,
+        ticket: Ticket,
+        state: State,
+        *,
+        scores: tuple[Decimal, ...] = (),
+        reason: Reason | None = None,
+    ) -> None:
+        self.pace.count(state)
+        self._outcomes.append(
+            Outcome(
+                position=ticket.work.position,
+                state=state,
+                scores=scores,
+                reason=reason,
+                http_status=ticket.http_status,
+                attempts=ticket.attempts,
+                first_attempt=ticket.first_attempt,
+                last_attempt=ticket.last_attempt,
+            )
+        )
+        if state is State.FAILED:
+            self._listener.event(
+                "account_failed",
+                account_id=ticket.work.account_id,
+                reason=reason,
+                http_status=ticket.http_status,
+                attempts=ticket.attempts,
+            )
+
+    def _housekeeping(self) -> None:
+        now = self._clock.monotonic()
+        if len(self._outcomes) >= self._commit_every or (self._outcomes and now >= self._flush_at):
+            self._flush()
+        if now >= self._tick_at:
+            if self._concurrency.adjust(now, starved=self._starved):
+                self._listener.event("concurrency_changed", value=self._concurrency.value)
+            self._starved = False
+            self._tick_at = now + TICK_SECONDS
+            self._show()
+
+    def _flush(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        if outcomes:
+            self._backlog.record(outcomes)
+        self._flush_at = self._clock.monotonic() + FLUSH_SECONDS
+
+    def _show(self) -> None:
+        self.pace.in_flight = len(self._under_way)
+        self.pace.waiting = len(self._retries)
+        self.pace.concurrency = self._concurrency.value
+        self._tick(self.pace)

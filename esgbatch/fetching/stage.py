@@ -1,0 +1,140 @@
+"""The rating stage: the dispatcher's passes over what the checkpoint says is left."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from esgbatch.deadline import Deadline, reserve
+from esgbatch.fetching.dispatcher import Dispatcher, Ended, Pace
+from esgbatch.model import Outcome, Run, Snapshot, Stage, State, Work
+from esgbatch.ports import Clock, History, Listener, Outcomes
+
+RATE_WINDOW = 10.0
+SHOW_SECONDS = 1.0
+
+
+class Rating:
+    """Rates every account of a run that has no outcome yet.
+
+    With `partial_at_deadline` the main pass ends early enough to seal and deliver what
+    there is.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        outcomes: Outcomes,
+        history: History,
+        listener: Listener,
+        clock: Clock,
+        deadline: Deadline,
+        *,
+        partial_at_deadline: bool,
+    ) -> None:
+        self._run = run
+        self._outcomes = outcomes
+        self._history = history
+        self._listener = listener
+        self._clock = clock
+        self._deadline = deadline
+        self._start = outcomes.tally(run)
+        self._reserve = reserve(self._start.rows, deadline.remaining()) if deadline.binds else 0.0
+        self._partial = partial_at_deadline
+        self._recent: deque[tuple[float, int]] = deque()
+        self._show_at = clock.monotonic()
+
+    def run(self, dispatcher: Dispatcher) -> Ended:
+        """The main pass, then the last one for those that failed for a transient reason.
+
+        Running out of time in the last pass is no failure: its accounts have had their
+        attempts, and the file is made without them.
+        """
+        began = self._clock.monotonic()
+        self._listener.event("rating_started", pending=self._start.pending, deferred=self._start.deferred)
+        spare = self._reserve if self._partial else 0.0
+        ended = dispatcher.run(
+            _Backlog(self._run, self._outcomes, State.PENDING),
+            final=False,
+            remaining=lambda: self._deadline.remaining() - spare,
+        )
+        if ended is Ended.COMPLETE:
+            deferred = self._outcomes.tally(self._run).deferred
+            if deferred:
+                self._listener.event("last_pass_started", accounts=deferred)
+                last = dispatcher.run(
+                    _Backlog(self._run, self._outcomes, State.DEFERRED),
+                    final=True,
+                    remaining=lambda: self._deadline.remaining() - self._reserve,
+                )
+                ended = Ended.STOPPED if last is Ended.STOPPED else Ended.COMPLETE
+        if ended is Ended.COMPLETE or (ended is Ended.OUT_OF_TIME and self._partial):
+            self._outcomes.close_open(self._run)
+        tally = self._outcomes.tally(self._run)
+        self._listener.event(
+            "rating_finished",
+            succeeded=tally.succeeded,
+            failed=tally.failed,
+            pending=tally.pending + tally.deferred,
+            attempts=dispatcher.pace.attempts,
+            seconds=self._clock.monotonic() - began,
+        )
+        return ended
+
+    def tick(self, pace: Pace) -> None:
+        """Show how it goes, once a second: to the listener, and to `status` in another shell."""
+        now = self._clock.monotonic()
+        if now < self._show_at:
+            return
+        self._show_at = now + SHOW_SECONDS
+        snapshot = self._snapshot(pace, now)
+        self._listener.progress(snapshot)
+        self._history.show(self._run, snapshot)
+
+    def _snapshot(self, pace: Pace, now: float) -> Snapshot:
+        wall = self._clock.time()
+        done = self._start.done + pace.succeeded + pace.failed
+        self._recent.append((now, done))
+        while self._recent[0][0] < now - RATE_WINDOW:
+            self._recent.popleft()
+        since, before = self._recent[0]
+        rate = (done - before) / (now - since) if now > since else 0.0
+        left = self._start.rows - done
+        held = now < pace.held_until or pace.held == "outage"
+        return Snapshot(
+            at=wall,
+            stage=Stage.RATING,
+            done=done,
+            total=self._start.rows,
+            failed=self._start.failed + pace.failed,
+            rate=rate,
+            in_flight=pace.in_flight,
+            concurrency=pace.concurrency,
+            retries_waiting=pace.waiting,
+            attempts=pace.attempts,
+            latency_p50=pace.latency.percentile(0.5),
+            latency_p95=pace.latency.percentile(0.95),
+            held=pace.held if held else "",
+            held_until=wall + pace.held_until - now if now < pace.held_until else None,
+            eta=wall + left / rate if rate > 0 else None,
+            deadline=self._deadline.at,
+        )
+
+
+class _Backlog:
+    """The run's accounts in one state, page by page."""
+
+    def __init__(self, run: Run, outcomes: Outcomes, state: State) -> None:
+        self._run = run
+        self._outcomes = outcomes
+        self._state = state
+        self._after = -1
+
+    def next(self, limit: int) -> Sequence[Work]:
+        page = self._outcomes.pending(self._run, self._state, self._after, limit)
+        if page:
+            self._after = page[-1].position
+        return page
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        self._outcomes.record(self._run, outcomes)

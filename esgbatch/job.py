@@ -1,0 +1,259 @@
+"""The whole job, in one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from esgbatch import manifest, quality
+from esgbatch.config.model import Config
+from esgbatch.deadline import Deadline
+from esgbatch.errors import DeadlinePassed, Withheld
+from esgbatch.fetching.dispatcher import Dispatcher, Ended, Pace
+from esgbatch.fetching.stage import Rating
+from esgbatch.files import private_folder, replacing
+from esgbatch.model import Package, Reason, Revision, Run, Stage, Step, Tally
+from esgbatch.ports import (
+    AccountSource,
+    Audit,
+    Clock,
+    Courier,
+    Encryptor,
+    Listener,
+)
+from esgbatch.records import Records
+from esgbatch.reporting import errorfile
+from esgbatch.rows import CsvFile
+from esgbatch.stopping import StopSignal
+
+
+class MakeDispatcher(Protocol):
+    """Dispatchers are made when they are needed, since each owns threads."""
+
+    def __call__(self, *, deadline_binds: bool, tick: Callable[[Pace], None]) -> Dispatcher: ...
+
+
+@dataclass(slots=True)
+class Measured:
+    """What an execution measured, for its record."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The job with everything it needs; `wiring.build_job` makes it."""
+
+    config: Config
+    config_sha256: str
+    open_source: Callable[[], AccountSource]
+    make_dispatcher: MakeDispatcher
+    encryptor: Encryptor
+    courier: Courier
+    records: Records
+    audit: Audit
+    listener: Listener
+    clock: Clock
+    stop: StopSignal
+    measured: Measured = field(default_factory=Measured)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage."""
+        began = self.clock.monotonic()
+        try:
+            yield
+        finally:
+            self.measured.stages[name] = round(self.clock.monotonic() - began, 3)
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock.time(), UTC)
+
+
+def run_job(job: Job, run: Run, deadline: Deadline) -> Run:
+    """List the active accounts, rate each, encrypt one file, deliver it.
+
+    Each stage asks the checkpoint what is left to do, so `run`, `resume`, `rerun` and
+    `deliver` are this one function. One account's failure is data; only a failure of
+    the whole job raises.
+
+    Raises:
+        BatchError: the run stands where the checkpoint says, and can go on from there.
+        StopRequested: likewise, because somebody asked for it.
+    """
+    if run.stage is Stage.LISTING:
+        with job.stage("listing"):
+            run = list_accounts(job, run)
+    if run.stage is Stage.RATING:
+        with job.stage("rating"):
+            rate(job, run, deadline)
+            run = job.records.runs.advance(run, Stage.SEALING)
+    if run.stage in (Stage.SEALING, Stage.WITHHELD):
+        with job.stage("checking"):
+            means = check(job, run)
+        with job.stage("sealing"):
+            run = seal(job, run, means)
+    with job.stage("delivering"):
+        return deliver(job, run)
+
+
+def list_accounts(job: Job, run: Run) -> Run:
+    """Freeze the list. A restart never lists again, so the file is of one moment."""
+    run = job.records.runs.enrol(run, job.open_source().accounts())
+    census = run.census
+    _audit(job, run, "accounts_enrolled", listed=census.listed, rows=census.rows, excluded=census.excluded)
+    return run
+
+
+def rate(job: Job, run: Run, deadline: Deadline) -> None:
+    """Give every account an outcome, and write the failed ones to the error file.
+
+    Raises:
+        DeadlinePassed: accounts are left, and no partial file is wanted.
+        RatingsError, StopRequested: accounts are left.
+    """
+    partial = job.config.job.on_deadline == "deliver_partial"
+    stage = Rating(
+        run, job.records.outcomes, job.records.history, job.listener, job.clock, deadline, partial_at_deadline=partial
+    )
+    dispatcher = job.make_dispatcher(deadline_binds=deadline.binds, tick=stage.tick)
+    try:
+        with job.stop.cooperative(dispatcher.wake):
+            ended = stage.run(dispatcher)
+    finally:
+        job.measured.pace = dispatcher.pace
+        dispatcher.close()
+        errorfile.write(job.config.logging.directory, run, job.records.outcomes.failures(run))
+    if ended is not Ended.COMPLETE and not partial:
+        tally = job.records.outcomes.tally(run)
+        raise DeadlinePassed(f"The deadline passed with {tally.done} of {tally.rows} accounts done.")
+
+
+def check(job: Job, run: Run) -> tuple[float | None, ...]:
+    """Keep a file back that looks wrong, unless it was approved; returns the score columns' means.
+
+    Raises:
+        Withheld: with the figures.
+    """
+    tally = job.records.outcomes.tally(run)
+    quality.reconcile(run.census, tally)
+    means = quality.means(job.records.outcomes.rows(run), len(run.columns))
+    before = None if _is_partial(run, tally) else job.records.ledger.last_delivered_before(run)
+    found = quality.findings(
+        tally,
+        quality.Comparison(tally.rows, means),
+        None if before is None else quality.Comparison.of(before),
+        job.config.quality,
+        run.columns,
+    )
+    if found and run.approval is None:
+        for finding in found:
+            job.listener.event("gate_withheld", gate=finding.gate, figure=finding.figure, limit=finding.limit)
+        if run.stage is not Stage.WITHHELD:
+            job.records.runs.advance(run, Stage.WITHHELD)
+            _audit(job, run, "withheld", gates=[finding.gate for finding in found])
+        raise Withheld(f"The file is withheld: {'; '.join(finding.text for finding in found)}.")
+    return means
+
+
+def seal(job: Job, run: Run, means: tuple[float | None, ...]) -> Run:
+    """Encrypt the committed rows into the archive, and register the file with its manifest."""
+    job.listener.event("sealing_started")
+    tally = job.records.outcomes.tally(run)
+    file = CsvFile(job.config.header, guard_formulas=job.config.csv.guard_formulas)
+    sealed = job.encryptor.seal(
+        file.chunks(job.records.outcomes.rows(run)),
+        rows=lambda: file.rows,
+        name=manifest.plain_name(run.business_date),
+        target=archive_path(job.config.job.state_dir, run),
+    )
+    quality.require_rows(sealed.rows, tally)
+    partial = _is_partial(run, tally)
+    anchor = _audit(
+        job,
+        run,
+        "sealed",
+        plaintext_sha256=sealed.plaintext.sha256,
+        encrypted_sha256=sealed.encrypted.sha256,
+        rows=sealed.rows,
+        recipients=list(sealed.recipients),
+    )
+    content = manifest.build(
+        run,
+        tally,
+        sealed,
+        created=job.now,
+        supersedes=next(iter(job.records.ledger.revisions(run)[-1:]), None),
+        partial=partial,
+        config_sha256=job.config_sha256,
+        audit_anchor=str(anchor),
+    )
+    with replacing(sealed.path.with_name(manifest.manifest_name(run.business_date))) as kept:
+        kept.write(content)
+    job.records.ledger.sealed(run, Revision(run.revision, job.now, sealed, content, means, partial))
+    job.listener.event(
+        "sealed",
+        rows=sealed.rows,
+        plaintext_bytes=sealed.plaintext.size,
+        encrypted_sha256=sealed.encrypted.sha256,
+    )
+    return replace(run, stage=Stage.DELIVERING)
+
+
+def deliver(job: Job, run: Run) -> Run:
+    """Bring the revision in the making to the drop folder, once, and record it."""
+    revision = job.records.ledger.revisions(run)[-1]
+    package = Package(
+        path=revision.sealed.path,
+        name=manifest.sealed_name(run.business_date),
+        digest=revision.sealed.encrypted,
+        manifest_name=manifest.manifest_name(run.business_date),
+        manifest=revision.manifest,
+        token=f"{run.run_id[:12]}-r{revision.number}",
+    )
+    repeated = run.stage is Stage.DELIVERED
+    job.listener.event("delivery_started", revision=revision.number)
+
+    def note(step: Step, detail: str) -> None:
+        job.records.ledger.note(run, step, detail)
+        job.listener.event("delivery_step", step=step, detail=detail)
+
+    receipt = job.courier.deliver(package, done=job.records.ledger.steps(run), note=note)
+    job.records.ledger.delivered(run, receipt)
+    _audit(
+        job,
+        run,
+        "delivery_repeated" if repeated else "delivered",
+        location=receipt.location,
+        encrypted_sha256=package.digest.sha256,
+        verified_by=receipt.verified_by,
+    )
+    job.listener.event(
+        "delivered",
+        location=receipt.location,
+        encrypted_sha256=package.digest.sha256,
+        attempts=receipt.attempts,
+    )
+    return replace(run, stage=Stage.DELIVERED)
+
+
+def archive_path(state_dir: Path, run: Run) -> Path:
+    """Where a revision's sealed file is kept; its manifest lies beside it."""
+    folder = state_dir / "archive" / f"{run.business_date:%Y%m%d}" / f"r{run.revision}"
+    return private_folder(folder) / manifest.sealed_name(run.business_date)
+
+
+def _is_partial(run: Run, tally: Tally) -> bool:
+    return run.limit is not None or Reason.NOT_ATTEMPTED in tally.failed_by
+
+
+def _audit(job: Job, run: Run, action: str, **details: object) -> object:
+    return job.audit.append(
+        action, business_date=run.business_date, run_id=run.run_id, revision=run.revision, **details
+    )

@@ -1,0 +1,189 @@
+"""What an operator can do with a business date: run, resume, rerun, deliver, approve.
+
+Each takes the lease, decides whether there is something to do, and lets `run_job` do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from esgbatch import deadline as deadlines
+from esgbatch.checkpoint.lease import lease
+from esgbatch.deadline import Deadline
+from esgbatch.errors import (
+    BatchError,
+    CheckpointError,
+    ConfigError,
+    DeadlinePassed,
+    ExitCode,
+    NothingToDo,
+    StopRequested,
+    Withheld,
+    WrongUsage,
+)
+from esgbatch.job import Job, run_job
+from esgbatch.model import Approval, Run, Stage, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command came to: the run's summary, and whether there was nothing left to do."""
+
+    summary: Summary
+    already: bool = False
+
+
+def run(job: Job, business_date: date, *, limit: int | None, deadline: Deadline) -> Result:
+    """Do the date's whole job; go on where an earlier call left off; say so where it is done."""
+    with _hold(job, business_date, "run"):
+        found = job.records.runs.find(business_date)
+        if found is None:
+            found = job.records.runs.create(business_date, _columns(job), limit)
+        elif limit is not None and found.limit != limit:
+            raise WrongUsage(f"The run of {business_date} has begun with another --limit.")
+        if found.stage is Stage.DELIVERED:
+            return Result(job.records.summary(found), already=True)
+        return _execute(job, found, "run", deadline)
+
+
+def resume(job: Job, business_date: date, *, deadline: Deadline) -> Result:
+    """Go on from the last committed state."""
+    with _hold(job, business_date, "resume"):
+        found = _find(job, business_date)
+        if found.stage is Stage.DELIVERED:
+            return Result(job.records.summary(found), already=True)
+        return _execute(job, found, "resume", deadline)
+
+
+def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, deadline: Deadline) -> Result:
+    """Rate some accounts again (None: all failed ones) and make the next revision of the file."""
+    with _hold(job, business_date, "rerun"):
+        found = _find(job, business_date)
+        if found.stage in (Stage.LISTING, Stage.RATING):
+            raise WrongUsage(
+                f"The run of {business_date} has not rated every account yet.",
+                advice=f"`esgbatch resume --date {business_date}` first",
+            )
+        found = job.records.runs.reopen(found, account_ids)
+        job.audit.append(
+            "rerun",
+            business_date=business_date,
+            run_id=found.run_id,
+            revision=found.revision,
+            accounts="failed" if account_ids is None else len(account_ids),
+        )
+        return _execute(job, found, "rerun", deadline)
+
+
+def deliver(job: Job, business_date: date) -> Result:
+    """Deliver the sealed file, again if it was delivered before; the ESG API is not called."""
+    with _hold(job, business_date, "deliver"):
+        found = _find(job, business_date)
+        if found.stage is Stage.WITHHELD:
+            raise Withheld("The file is withheld by a quality gate.")
+        if found.stage not in (Stage.DELIVERING, Stage.DELIVERED):
+            raise NothingToDo(
+                f"The run of {business_date} has no sealed file yet; its stage is {found.stage}.",
+                advice=f"`esgbatch resume --date {business_date}`",
+            )
+        return _execute(job, found, "deliver", Deadline(None, job.clock))
+
+
+def approve(job: Job, business_date: date, *, by: str, reason: str, deadline: Deadline) -> Result:
+    """Release a withheld file, and send it on its way."""
+    with _hold(job, business_date, "approve"):
+        found = _find(job, business_date)
+        if found.stage is not Stage.WITHHELD:
+            raise NothingToDo(f"No file of {business_date} is withheld; the run's stage is {found.stage}.")
+        found = job.records.runs.approve(found, Approval(by, reason, job.now))
+        job.audit.append("approved", business_date=business_date, run_id=found.run_id, by=by, reason=reason)
+        return _execute(job, found, "approve", deadline)
+
+
+def choose_deadline(
+    job: Job, business_date: date, override: time | None, tell: Callable[[str], None]
+) -> Deadline:
+    """The date's deadline where it is still ahead; after it, none, unless the operator names one."""
+    now = job.clock.time()
+    if override is not None:
+        zone = job.config.zone
+        day = datetime.fromtimestamp(now, zone).date()
+        at = deadlines.moment(day, override, zone).timestamp()
+        if at <= now:
+            at = deadlines.moment(day + timedelta(days=1), override, zone).timestamp()
+        return Deadline(at, job.clock)
+    at = deadlines.moment(business_date, job.config.job.deadline, job.config.zone).timestamp()
+    if at > now:
+        return Deadline(at, job.clock)
+    passed = datetime.fromtimestamp(at, UTC).astimezone(job.config.zone)
+    tell(
+        f"The deadline of {business_date}, {passed:%H:%M %Z}, has passed: this call has none "
+        "(--deadline sets one)."
+    )
+    return Deadline(None, job.clock)
+
+
+@contextmanager
+def _hold(job: Job, business_date: date, command: str) -> Iterator[None]:
+    with lease(job.config.job.state_dir, business_date, command) as died:
+        if died is not None:
+            job.listener.event("taken_over", previous=str(died))
+        yield
+
+
+def _find(job: Job, business_date: date) -> Run:
+    found = job.records.runs.find(business_date)
+    if found is None:
+        raise NothingToDo(f"There is no run of {business_date}.")
+    return found
+
+
+def _columns(job: Job) -> list[str]:
+    return [score.column for score in job.config.ratings.scores]
+
+
+def _execute(job: Job, found: Run, command: str, deadline: Deadline) -> Result:
+    if list(found.columns) != _columns(job):
+        raise ConfigError(
+            f"The score columns have changed since the run of {found.business_date} began "
+            f"(it has {', '.join(found.columns)}).",
+            advice="restore [[ratings.scores]] for this date",
+        )
+    execution = job.records.history.begin(found, command)
+    code, error = ExitCode.BUG, "unexpected error"
+    job.listener.event("run_started", command=command, stage=found.stage, deadline=deadline.at)
+    try:
+        with job.stop.installed(deadline.remaining() if deadline.binds else None):
+            finished = run_job(job, found, deadline)
+        code, error = ExitCode.DELIVERED, ""
+    except BatchError as failure:
+        code, error = failure.code, str(failure)
+        raise
+    except StopRequested as stop:
+        code, error = stop.code, str(stop)
+        job.listener.event("stopping", reason=str(stop))
+        if stop.code is ExitCode.DEADLINE:
+            raise DeadlinePassed("The deadline passed before the file was delivered.") from None
+        raise
+    finally:
+        # A broken database has its own error on the way; the record of the end must not hide it.
+        with suppress(CheckpointError):
+            _record_end(job, execution, code, error)
+        name = "run_finished" if code is ExitCode.DELIVERED else "run_failed"
+        job.listener.event(name, exit_code=code, error=error)
+    return Result(job.records.summary(finished))
+
+
+def _record_end(job: Job, execution: int, code: ExitCode, error: str) -> None:
+    pace = job.measured.pace
+    job.records.history.measured(
+        execution,
+        job.measured.stages,
+        attempts=pace.attempts,
+        latency_p50=pace.latency.percentile(0.5),
+        latency_p95=pace.latency.percentile(0.95),
+    )
+    job.records.history.end(execution, code, error or None)

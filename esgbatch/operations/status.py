@@ -1,0 +1,118 @@
+"""How a date's run stands, for another shell: reads the checkpoint, disturbs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from esgbatch.checkpoint.lease import Owner, holder
+from esgbatch.manifest import rfc3339
+from esgbatch.model import Run, Snapshot, Stage, Tally
+from esgbatch.records import Records
+from esgbatch.reporting.text import duration
+
+SCHEMA = 1
+FRESH_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A run, and the process at work on it; `live` is that process's last word, if it is recent."""
+
+    run: Run
+    tally: Tally
+    owner: Owner | None
+    live: Snapshot | None
+    deadline: float
+
+    @property
+    def rate_needed(self) -> float | None:
+        """Accounts a second that would meet the deadline; None once it has passed."""
+        if self.live is None or self.deadline <= self.live.at:
+            return None
+        return (self.tally.rows - self.tally.done) / (self.deadline - self.live.at)
+
+
+def look(records: Records, state_dir: Path, run: Run, *, now: float, deadline: float) -> Status:
+    """The status at `now`; times are seconds since the epoch."""
+    owner = holder(state_dir, run.business_date)
+    live = records.history.snapshot(run) if owner is not None else None
+    if live is not None and (live.at < now - FRESH_SECONDS or run.stage is not Stage.RATING):
+        live = None
+    return Status(run, records.outcomes.tally(run), owner, live, deadline)
+
+
+def as_dict(status: Status) -> dict[str, Any]:
+    """The JSON of `status`, schema 1, described in docs/operations.md."""
+    run, tally, live = status.run, status.tally, status.live
+    return {
+        "schema": SCHEMA,
+        "business_date": run.business_date.isoformat(),
+        "run_id": run.run_id,
+        "revision": run.revision,
+        "stage": run.stage,
+        "running": status.owner is not None,
+        "owner": None if status.owner is None else {"pid": status.owner.pid, "host": status.owner.host},
+        "done": tally.done,
+        "total": tally.rows,
+        "succeeded": tally.succeeded,
+        "failed": tally.failed,
+        "failed_by": {str(reason): count for reason, count in sorted(tally.failed_by.items())},
+        "deferred": tally.deferred,
+        "rate": live.rate if live else None,
+        "rate_needed": status.rate_needed,
+        "in_flight": live.in_flight if live else None,
+        "concurrency": live.concurrency if live else None,
+        "retries_waiting": live.retries_waiting if live else None,
+        "latency_p50": live.latency_p50 if live else None,
+        "latency_p95": live.latency_p95 if live else None,
+        "held": (live.held or None) if live else None,
+        "held_until": _moment(live.held_until) if live else None,
+        "eta": _moment(live.eta) if live else None,
+        "deadline": _moment(status.deadline),
+    }
+
+
+def render(status: Status, zone: ZoneInfo) -> str:
+    """The same for people, in the job's zone."""
+    return "\n".join(_lines(status, zone)) + "\n"
+
+
+def _lines(status: Status, zone: ZoneInfo) -> Iterator[str]:
+    run, tally, live = status.run, status.tally, status.live
+    yield f"{run.business_date}, revision {run.revision}: {run.stage}"
+    if status.owner is not None:
+        yield f"  at work      {status.owner}"
+    elif run.stage not in (Stage.DELIVERED, Stage.WITHHELD):
+        yield f"  at work      nobody: `esgbatch resume --date {run.business_date}` goes on"
+    percent = f"  ({100 * tally.done / tally.rows:.1f}%)" if tally.rows else ""
+    yield f"  done         {tally.done:,} of {tally.rows:,}{percent}"
+    failed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(tally.failed_by.items()))
+    yield f"  failed       {tally.failed:,}{'  (' + failed + ')' if failed else ''}"
+    if tally.deferred:
+        yield f"  last pass    {tally.deferred:,} accounts wait for it"
+    if live is None:
+        return
+    needed = f", needed {status.rate_needed:.1f}" if status.rate_needed is not None else ""
+    yield f"  rate         {live.rate:.1f} accounts a second{needed}"
+    yield f"  in flight    {live.in_flight} of {live.concurrency}, {live.retries_waiting} retries waiting"
+    if live.latency_p50 is not None and live.latency_p95 is not None:
+        yield f"  latency      {live.latency_p50:.2f} s, 95% within {live.latency_p95:.2f} s"
+    if live.held:
+        until = f" until {_local(live.held_until, zone)}" if live.held_until else ""
+        yield f"  held         {live.held}{until}"
+    if live.eta is not None:
+        left = duration(max(0.0, live.eta - live.at))
+        yield f"  ends about   {_local(live.eta, zone)}, in {left}; deadline {_local(status.deadline, zone)}"
+
+
+def _local(moment: float | None, zone: ZoneInfo) -> str:
+    return "" if moment is None else datetime.fromtimestamp(moment, zone).strftime("%H:%M:%S %Z")
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else rfc3339(datetime.fromtimestamp(seconds, UTC))

@@ -1,0 +1,112 @@
+"""The gates before a file is sealed. Pure: figures in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from esgbatch.config.model import Quality
+from esgbatch.model import Census, Revision, Row, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A gate that is shut. `gate` is its name in logs and alerts."""
+
+    gate: str
+    figure: float
+    limit: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared between two days; `means` are None where a column has no score."""
+
+    rows: int
+    means: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, revision: Revision) -> Comparison:
+        return cls(revision.sealed.rows, revision.means)
+
+
+def means(rows: Iterable[Row], columns: int) -> tuple[float | None, ...]:
+    """The mean of each score column over the accounts that have scores."""
+    totals, count = [0.0] * columns, 0
+    for row in rows:
+        if row.scores is not None:
+            count += 1
+            for column, score in enumerate(row.scores):
+                totals[column] += float(score)
+    return tuple(total / count if count else None for total in totals)
+
+
+def reconcile(census: Census, tally: Tally) -> None:
+    """Every listed row is accounted for, or the program itself is wrong.
+
+    Raises:
+        AssertionError: a bug; the file must not be made.
+    """
+    if tally.pending or tally.deferred:
+        raise AssertionError(f"{tally.pending + tally.deferred} accounts have no outcome")
+    if census.rows != tally.succeeded + tally.failed:
+        raise AssertionError(
+            f"{census.listed} listed, {census.excluded} excluded, but {tally.succeeded} succeeded "
+            f"and {tally.failed} failed"
+        )
+
+
+def require_rows(written: int, tally: Tally) -> None:
+    """The file holds what the checkpoint counted.
+
+    Raises:
+        AssertionError: a bug; the file must not be delivered.
+    """
+    if written != tally.rows:
+        raise AssertionError(f"{written} rows were written, {tally.rows} counted")
+
+
+def findings(
+    tally: Tally,
+    today: Comparison,
+    before: Comparison | None,
+    limits: Quality,
+    columns: Sequence[str],
+) -> list[Finding]:
+    """Every gate that keeps the file back; a first run has nothing to be compared with."""
+    found = []
+    if tally.failed_percent > limits.max_failed_percent:
+        found.append(
+            Finding(
+                "failed",
+                tally.failed_percent,
+                limits.max_failed_percent,
+                f"{tally.failed} of {tally.rows} accounts failed: {tally.failed_percent:.2f}%, "
+                f"more than {limits.max_failed_percent:g}%",
+            )
+        )
+    if before is None:
+        return found
+    drop = 100.0 * (before.rows - today.rows) / before.rows if before.rows else 0.0
+    if drop > limits.max_account_drop_percent:
+        found.append(
+            Finding(
+                "account_drop",
+                drop,
+                limits.max_account_drop_percent,
+                f"{today.rows} accounts, after {before.rows} in the last delivered file: "
+                f"{drop:.2f}% fewer, more than {limits.max_account_drop_percent:g}%",
+            )
+        )
+    for column, now, then in zip(columns, today.means, before.means, strict=False):
+        if now is not None and then is not None and abs(now - then) > limits.max_mean_shift:
+            found.append(
+                Finding(
+                    "mean_shift",
+                    abs(now - then),
+                    limits.max_mean_shift,
+                    f"the mean of {column} moved by {now - then:+.2f}, more than {limits.max_mean_shift:g}",
+                )
+            )
+    return found

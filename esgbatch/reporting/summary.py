@@ -1,0 +1,100 @@
+"""A run as data: the JSON of `report` and `run`, schema 1, described in docs/user-guide.md."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from esgbatch.manifest import rfc3339
+from esgbatch.model import Execution, Revision, Stage, Summary
+
+SCHEMA = 1
+
+
+def as_dict(summary: Summary) -> dict[str, Any]:
+    """Everything the daily report tells, without a name or a score."""
+    run, tally = summary.run, summary.tally
+    return {
+        "schema": SCHEMA,
+        "business_date": run.business_date.isoformat(),
+        "run_id": run.run_id,
+        "stage": run.stage,
+        "delivered": summary.delivered is not None,
+        "revision": run.revision,
+        "counts": {
+            "listed": run.census.listed,
+            "excluded": run.census.excluded,
+            "rows": tally.rows,
+            "succeeded": tally.succeeded,
+            "failed": tally.failed,
+            "pending": tally.pending + tally.deferred,
+        },
+        "excluded_by": {
+            "inactive": run.census.inactive,
+            "duplicate": run.census.duplicate,
+            "refused": run.census.refused,
+        },
+        "failed_by": {str(reason): count for reason, count in sorted(tally.failed_by.items())},
+        "failed_percent": round(tally.failed_percent, 4),
+        "approved": None if run.approval is None else run.approval.by,
+        "revisions": [_revision(revision) for revision in summary.revisions],
+        "executions": [_execution(execution) for execution in summary.executions],
+    }
+
+
+def _revision(revision: Revision) -> dict[str, Any]:
+    sealed = revision.sealed
+    return {
+        "revision": revision.number,
+        "sealed": rfc3339(revision.created),
+        "archive": str(sealed.path),
+        "rows": sealed.rows,
+        "plaintext": {"sha256": sealed.plaintext.sha256, "bytes": sealed.plaintext.size},
+        "encrypted": {"sha256": sealed.encrypted.sha256, "bytes": sealed.encrypted.size},
+        "recipients": list(sealed.recipients),
+        "partial": revision.partial,
+        "delivered": _optional(revision.delivered),
+        "location": revision.location,
+    }
+
+
+def _execution(execution: Execution) -> dict[str, Any]:
+    return {
+        "command": execution.command,
+        "revision": execution.revision,
+        "host": execution.host,
+        "pid": execution.pid,
+        "user": execution.user,
+        "started": rfc3339(execution.started),
+        "ended": _optional(execution.ended),
+        "exit_code": execution.exit_code,
+        "error": execution.error,
+        "attempts": execution.attempts,
+        "latency_p50": execution.latency_p50,
+        "latency_p95": execution.latency_p95,
+        "stages": dict(execution.stages),
+    }
+
+
+def _optional(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)
+
+
+def verdict(summary: Summary) -> str:
+    """The run in one sentence."""
+    run, tally = summary.run, summary.tally
+    delivered = summary.delivered
+    if delivered is not None:
+        failed = (
+            f"{tally.failed:,} of {tally.rows:,} accounts without a rating"
+            if tally.failed
+            else "every account rated"
+        )
+        partial = " It is partial." if delivered.partial else ""
+        return f"Revision {delivered.number} is delivered, {failed}.{partial}"
+    return {
+        Stage.LISTING: "The account list has not been read yet.",
+        Stage.RATING: f"{tally.done:,} of {tally.rows:,} accounts are done; the file is not made yet.",
+        Stage.SEALING: "Every account is done; the file is not made yet.",
+        Stage.WITHHELD: "A quality gate withholds the file.",
+    }.get(run.stage, f"Revision {run.revision} is sealed, but not delivered.")

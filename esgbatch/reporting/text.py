@@ -1,0 +1,103 @@
+"""The daily report as plain text, 80 columns, readable in a mail and without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from esgbatch.errors import ExitCode
+from esgbatch.model import Execution, Summary
+from esgbatch.reporting.summary import verdict
+
+
+def render(summary: Summary, zone: ZoneInfo) -> str:
+    """The report; times are in the job's zone."""
+    return "\n".join(_lines(summary, zone)) + "\n"
+
+
+def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
+    run, tally = summary.run, summary.tally
+    yield f"ESG ratings of {run.business_date:%A, %d %B %Y}"
+    yield verdict(summary)
+    yield ""
+    yield _line("Listed by the account system", run.census.listed)
+    if run.census.excluded:
+        why = _counts(
+            {"inactive": run.census.inactive, "duplicate": run.census.duplicate, "refused": run.census.refused}
+        )
+        yield _line("Excluded", run.census.excluded, why)
+    yield _line("Rows in the file", tally.rows)
+    yield _line(
+        "Succeeded", tally.succeeded, f"{100 - tally.failed_percent:.2f}%" if tally.done == tally.rows else ""
+    )
+    yield _line("Failed", tally.failed, _counts({str(k): v for k, v in sorted(tally.failed_by.items())}))
+    if tally.pending or tally.deferred:
+        yield _line("Still to do", tally.pending + tally.deferred)
+    if run.approval is not None:
+        yield ""
+        yield f"Approved by {ascii(run.approval.by)[1:-1]}, {_time(run.approval.at, zone)}"
+    for revision in summary.revisions:
+        yield ""
+        state = f"delivered {_time(revision.delivered, zone)}" if revision.delivered else "not delivered"
+        yield f"Revision {revision.number}, sealed {_time(revision.created, zone)}, {state}"
+        if revision.location:
+            yield f"  delivered to  {revision.location}"
+        yield f"  archive       {revision.sealed.path}"
+        yield f"  sha256        {revision.sealed.encrypted.sha256}"
+        size = revision.sealed.encrypted.size
+        yield f"  size          {size:,} bytes ({revision.sealed.plaintext.size:,} as CSV)"
+    if summary.executions:
+        yield ""
+        yield "Worked on by"
+        for execution in summary.executions:
+            yield f"  {_execution(execution, zone)}"
+
+
+def _line(label: str, count: int, remark: str = "") -> str:
+    return f"{label:<30}{count:>12,}{'   ' + remark if remark else ''}"
+
+
+def _counts(counted: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counted.items() if count)
+
+
+def _execution(execution: Execution, zone: ZoneInfo) -> str:
+    start = f"{_time(execution.started, zone)}  {execution.command:<8}"
+    if execution.ended is None or execution.exit_code is None:
+        return f"{start} at work, or died: process {execution.pid} on {execution.host}"
+    seconds = (execution.ended - execution.started).total_seconds()
+    parts = [f"{start} {duration(seconds)}, code {execution.exit_code}"]
+    if execution.attempts:
+        parts.append(f"{execution.attempts:,} requests")
+    if execution.latency_p50 is not None and execution.latency_p95 is not None:
+        parts.append(f"latency {execution.latency_p50:.2f} s, 95% within {execution.latency_p95:.2f} s")
+    if execution.exit_code != ExitCode.DELIVERED and execution.error:
+        parts.append(execution.error)
+    return ", ".join(parts)
+
+
+def table(summaries: Sequence[Summary]) -> str:
+    """Several days, a line each."""
+    lines = [f"{'Date':<12}{'Rows':>10}{'Failed':>9}{'%':>8}  {'Rev':>3}  State"]
+    for summary in summaries:
+        tally, run = summary.tally, summary.run
+        lines.append(
+            f"{run.business_date.isoformat():<12}{tally.rows:>10,}{tally.failed:>9,}"
+            f"{tally.failed_percent:>8.2f}  {run.revision:>3}  {run.stage}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def duration(seconds: float) -> str:
+    """Like 48 s, 12 min 05 s, 3 h 02 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _time(moment: datetime | None, zone: ZoneInfo) -> str:
+    return "" if moment is None else moment.astimezone(zone).strftime("%H:%M:%S %Z")

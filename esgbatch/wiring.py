@@ -1,0 +1,188 @@
+"""From a configuration to a job: the only place that picks adapters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from esgbatch.accounts.csvfile import CsvAccounts
+from esgbatch.accounts.rest import RestAccounts
+from esgbatch.accounts.sql import SqlAccounts
+from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.history import SqlHistory
+from esgbatch.checkpoint.ledger import SqlLedger
+from esgbatch.checkpoint.outcomes import SqlOutcomes
+from esgbatch.checkpoint.runs import SqlRuns
+from esgbatch.compliance.audit import AuditTrail, load_or_create_key
+from esgbatch.config.load import fingerprint
+from esgbatch.config.model import Config
+from esgbatch.config.secrets import Secret, require_private
+from esgbatch.delivery.sftp import SftpCourier
+from esgbatch.encryption.gpg import GpgEncryptor
+from esgbatch.encryption.keys import load_recipients
+from esgbatch.errors import ConfigError, EncryptionError, NothingToDo
+from esgbatch.fetching.concurrency import AutoConcurrency, FixedConcurrency
+from esgbatch.fetching.dispatcher import Dispatcher, Pace
+from esgbatch.fetching.engines import ThreadEngine
+from esgbatch.fetching.limiter import RateLimiter
+from esgbatch.fetching.retry import Backoff
+from esgbatch.files import private_folder
+from esgbatch.http.auth import authenticator
+from esgbatch.job import Job
+from esgbatch.ports import AccountSource, Clock, Listener
+from esgbatch.ratings.client import CurlRatings
+from esgbatch.records import Records
+from esgbatch.stopping import StopSignal
+
+
+def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal) -> Job:
+    """The job for the firm's own servers.
+
+    Raises:
+        ConfigError, CheckpointError: the state folder or the database cannot be used.
+    """
+    state_dir = open_state(config)
+    return Job(
+        config=config,
+        config_sha256=fingerprint(config),
+        open_source=lambda: open_source(config, clock, listener),
+        make_dispatcher=lambda *, deadline_binds, tick: make_dispatcher(
+            config, listener, clock, stop, deadline_binds=deadline_binds, tick=tick
+        ),
+        encryptor=GpgEncryptor(config.encryption, keyring(state_dir)),
+        courier=SftpCourier(config.delivery, clock, listener),
+        records=open_records(open_checkpoint(config), clock, listener),
+        audit=AuditTrail(state_dir / "audit.jsonl", load_or_create_key(state_dir)),
+        listener=listener,
+        clock=clock,
+        stop=stop,
+    )
+
+
+def open_state(config: Config) -> Path:
+    """The state folder, private to this user.
+
+    Raises:
+        ConfigError: it cannot be made, is somebody else's, or others can look into it.
+    """
+    folder = config.job.state_dir
+    try:
+        private_folder(folder)
+        status = folder.stat()
+    except OSError as error:
+        raise ConfigError(
+            f"The state folder {folder} cannot be made: {error.strerror}.",
+            advice=f"`install -d -m 0700 -o $(id -un) {folder}`, or another job.state_dir",
+        ) from None
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ConfigError(
+            f"The state folder {folder} must belong to this user alone (mode 0700); it has mode "
+            f"{status.st_mode & 0o7777:04o} and belongs to user {status.st_uid}.",
+            advice=f"`chmod 700 {folder}`, as its owner",
+        )
+    return folder
+
+
+def keyring(state_dir: Path) -> Path:
+    return private_folder(state_dir / "keyring")
+
+
+def open_checkpoint(config: Config, *, create: bool = True) -> Database:
+    """The checkpoint database.
+
+    Raises:
+        NothingToDo: without `create`, where nothing was ever run.
+    """
+    if config.checkpoint.url:
+        return Database(config.checkpoint.url, create=create)
+    path = config.job.state_dir / "checkpoint.sqlite"
+    if not create and not path.exists():
+        raise NothingToDo(f"Nothing was ever run here: there is no {path}.")
+    return Database.sqlite(path, create=create)
+
+
+def open_records(database: Database, clock: Clock, listener: Listener) -> Records:
+    return Records(
+        SqlRuns(database, clock, listener),
+        SqlOutcomes(database),
+        SqlLedger(database, clock),
+        SqlHistory(database, clock),
+    )
+
+
+def open_source(config: Config, clock: Clock, listener: Listener) -> AccountSource:
+    accounts = config.accounts
+    match accounts.source:
+        case "rest":
+            return RestAccounts(accounts, authenticator(accounts), clock, listener)
+        case "csv":
+            return CsvAccounts(accounts)
+        case "sql":
+            return SqlAccounts(accounts)
+
+
+def make_dispatcher(
+    config: Config,
+    listener: Listener,
+    clock: Clock,
+    stop: StopSignal,
+    *,
+    deadline_binds: bool,
+    tick: Callable[[Pace], None],
+) -> Dispatcher:
+    ratings = config.ratings
+    if ratings.engine != "threads":
+        raise ConfigError(f'ratings.engine = "{ratings.engine}" is not available.', advice='use "threads"')
+    automatic = ratings.concurrency == "auto"
+    most = ratings.max_concurrency if ratings.concurrency == "auto" else ratings.concurrency
+    return Dispatcher(
+        ThreadEngine(CurlRatings(ratings, authenticator(ratings)), most),
+        RateLimiter(ratings.rate_limit, most),
+        AutoConcurrency(most) if automatic else FixedConcurrency(most),
+        Backoff(ratings.backoff.base, ratings.backoff.max),
+        clock,
+        listener,
+        attempts=ratings.attempts,
+        commit_every=config.checkpoint.commit_every,
+        max_hold=float("inf") if deadline_binds else ratings.max_hold,
+        stopped=lambda: stop.requested is not None,
+        tick=tick,
+    )
+
+
+def preflight(config: Config, listener: Listener, clock: Clock) -> None:
+    """Find at five what would otherwise be found at half past eight.
+
+    What `doctor` checks in depth is only looked at here: every secret can be read, the
+    SFTP key is private, the host key file is there. A recipient key that cannot be used
+    is told, but does not keep the accounts from being rated meanwhile.
+
+    Raises:
+        ConfigError: with what to correct.
+    """
+    reveal_secrets(config)
+    require_private(config.delivery.private_key)
+    if not config.delivery.known_hosts.is_file():
+        raise ConfigError(f"delivery.known_hosts: the file {config.delivery.known_hosts} is not there.")
+    try:
+        load_recipients(config.encryption, keyring(config.job.state_dir), clock.time())
+    except EncryptionError as error:
+        listener.event("preflight_warning", error=str(error))
+
+
+def reveal_secrets(section: BaseModel) -> None:
+    """Read every secret, so that a missing one is told now and all are kept out of the logs."""
+    for secret in secrets(section):
+        secret.reveal()
+
+
+def secrets(section: BaseModel) -> Iterator[Secret]:
+    """Every secret that a section refers to, at any depth."""
+    for _, value in section:
+        if isinstance(value, Secret):
+            yield value
+        elif isinstance(value, BaseModel):
+            yield from secrets(value)
