@@ -6,7 +6,11 @@ import math
 
 START = 8
 PERIOD = 1.0
-TOLERANCE = 2.0
+HEADROOM = 1.25
+WORTH = 0.3
+PAUSE = 10.0
+LONGEST_PAUSE = 60.0
+SMOOTHING = 0.1
 
 
 class FixedConcurrency:
@@ -18,48 +22,85 @@ class FixedConcurrency:
     def observe(self, latency: float) -> None:
         """Nothing to learn."""
 
-    def adjust(self, now: float, *, starved: bool) -> bool:  # noqa: ARG002 - the shared interface
+    def starved(self) -> None:
+        """Nothing to learn."""
+
+    def adjust(self, now: float) -> bool:  # noqa: ARG002 - the shared interface
         return False
 
 
 class AutoConcurrency:
-    """Found by Little's law: in flight = rate x latency, with what the latency tells.
+    """Found by measuring: doubled while that pays, up to what Little's law can use.
 
-    It grows by half each second while permits are spare only for want of a place in
-    flight, and as long as latency stays within twice its long-term level (then more in
-    flight would only queue at the server); it shrinks in proportion when latency rises
-    above that. A slow API with a high quota is found within seconds, and an overloaded
-    one is not pushed further.
+    In flight = rate x latency, so more than `limit` x latency, and a quarter of headroom,
+    is never needed. Below that, it grows while permits are spare only for want of a
+    place in flight, and only if the last growth brought a fair part of the throughput it
+    promised. An API that is saturated answers no faster for being crowded: then the step
+    is taken back, and tried again after 10, 20 … 60 seconds. A latency limit would need a
+    level of "not crowded" to compare with, and that drifts.
+
+    Args:
+        maximum: the most requests in flight.
+        limit: requests a second.
     """
 
-    def __init__(self, maximum: int) -> None:
+    def __init__(self, maximum: int, limit: float) -> None:
         self.value = min(START, maximum)
         self._maximum = maximum
-        self._level: float | None = None
-        self._sum = 0.0
-        self._count = 0
-        self._next = -math.inf
+        self._limit = limit
+        self._latency = 0.0
+        self._answers = 0
+        self._since: float | None = None
+        self._settled = -math.inf
+        self._starved = False
+        self._before: tuple[int, float] | None = None
+        self._again_at = -math.inf
+        self._pause = PAUSE
 
     def observe(self, latency: float) -> None:
         """Learn from one answered attempt; seconds."""
-        self._sum += latency
-        self._count += 1
+        self._latency += (latency - self._latency) * (SMOOTHING if self._latency else 1.0)
+        self._answers += 1
 
-    def adjust(self, now: float, *, starved: bool) -> bool:
-        """Once a second, set a new `value`; `starved`: a permit was free but no place in flight was."""
-        if now < self._next or not self._count:
+    def starved(self) -> None:
+        """Learn that a permit was free, but no place in flight."""
+        self._starved = True
+
+    def adjust(self, now: float) -> bool:
+        """Measure, and perhaps set a new `value`; whether it changed. Monotonic seconds."""
+        if self._since is None or now < self._settled:
+            # What was in flight before the last change is still coming in.
+            self._since, self._answers = now, 0
             return False
-        self._next = now + PERIOD
-        latency = self._sum / self._count
-        self._sum, self._count = 0.0, 0
-        if self._level is None:
-            self._level = latency
-        # Slowly up, quickly down: the level is that of an API that is not crowded.
-        self._level += (latency - self._level) * (0.05 if latency > self._level else 0.5)
-        before = self.value
-        if latency > TOLERANCE * self._level:
-            self.value = max(START, int(before * TOLERANCE * self._level / latency))
-        elif starved:
-            self.value = before + max(4, before // 2)
-        self.value = min(self.value, self._maximum)
-        return self.value != before
+        seconds = now - self._since
+        if not self._answers or seconds < max(PERIOD, self._latency):
+            return False
+        throughput = self._answers / seconds
+        starved = self._starved
+        self._since, self._answers, self._starved = now, 0, False
+        if self._did_not_pay(throughput, now):
+            return True
+        return starved and now >= self._again_at and self._grow(throughput, now)
+
+    def _grow(self, throughput: float, now: float) -> bool:
+        useful = math.ceil(self._limit * self._latency * HEADROOM) + START
+        value = min(self.value * 2, useful, self._maximum)
+        if value <= self.value:
+            return False
+        self._before = (self.value, throughput)
+        self.value = value
+        self._settled = now + self._latency
+        return True
+
+    def _did_not_pay(self, throughput: float, now: float) -> bool:
+        if self._before is None:
+            return False
+        value, before = self._before
+        self._before = None
+        if throughput >= before * (1 + WORTH * (self.value / value - 1)):
+            self._pause = PAUSE
+            return False
+        self.value = value
+        self._again_at = now + self._pause
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        return True

@@ -46,7 +46,9 @@ class Concurrency(Protocol):
 
     def observe(self, latency: float) -> None: ...
 
-    def adjust(self, now: float, *, starved: bool) -> bool: ...
+    def starved(self) -> None: ...
+
+    def adjust(self, now: float) -> bool: ...
 
 
 class Backlog(Protocol):
@@ -183,7 +185,7 @@ class Dispatcher:
         self._probing: int | None = None
         self._throttles = 0
         self._stalled_since: float | None = None
-        self._starved = False
+        self._full = False
         self.pace.held, self.pace.held_until = "", -math.inf
 
     def _loop(self, remaining: Callable[[], float]) -> Ended:
@@ -217,6 +219,9 @@ class Dispatcher:
     # --- starting attempts ---
 
     def _submit(self, now: float) -> None:
+        if self._full and self._limiter.delay(now) <= 0:
+            self._concurrency.starved()
+        self._full = False
         if now < self.pace.held_until:
             return
         if self._circuit.is_open:
@@ -227,10 +232,10 @@ class Dispatcher:
             if not due and not self._more():
                 return
             if len(self._under_way) >= self._concurrency.value or not self._limiter.acquire(now):
-                self._starved = True
-                return
+                break
             self._start(heapq.heappop(self._retries)[2] if due else Ticket(self._fresh.popleft()))
             now = self._clock.monotonic()
+        self._full = len(self._under_way) >= self._concurrency.value
 
     def _probe(self, now: float) -> None:
         if self._probing is not None or now < self._circuit.next_probe or not self._limiter.acquire(now):
@@ -446,9 +451,8 @@ class Dispatcher:
         if len(self._outcomes) >= self._commit_every or (self._outcomes and now >= self._flush_at):
             self._flush()
         if now >= self._tick_at:
-            if self._concurrency.adjust(now, starved=self._starved):
+            if self._concurrency.adjust(now):
                 self._listener.event("concurrency_changed", value=self._concurrency.value)
-            self._starved = False
             self._tick_at = now + TICK_SECONDS
             self._show()
 

@@ -1,0 +1,86 @@
+"""What tests of delivery share: a package, a clock that does not wait, a listener that remembers."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from esgbatch.model import Digest, Package, Snapshot, Step
+
+NAME = "FirmESGRatings_20261124.csv.pgp"
+MANIFEST = "FirmESGRatings_20261124.manifest.json"
+
+
+@dataclass
+class ImpatientClock:
+    """Real time, but `sleep` only remembers how long and does `instead`."""
+
+    instead: Callable[[], None] = lambda: None
+    slept: list[float] = field(default_factory=list)
+
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.instead()
+
+
+@dataclass
+class Recorder:
+    """A `Listener` that keeps everything."""
+
+    events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+
+    def event(self, name: str, /, **fields: object) -> None:
+        self.events.append((name, fields))
+
+    def progress(self, snapshot: Snapshot) -> None:
+        raise AssertionError("delivery has no progress")
+
+    def of(self, name: str) -> list[dict[str, object]]:
+        return [fields for event, fields in self.events if event == name]
+
+
+@dataclass
+class Notes:
+    """A ledger kept in memory; `at` runs when a step is noted, before (or after) it is written down."""
+
+    at: dict[Step, Callable[[], None]] = field(default_factory=dict)
+    written_first: bool = False
+    done: list[Step] = field(default_factory=list)
+
+    def __call__(self, step: Step, detail: str) -> None:
+        assert detail
+        if self.written_first:
+            self.done.append(step)
+        self.at.get(step, lambda: None)()
+        if not self.written_first:
+            self.done.append(step)
+
+
+def make_package(folder: Path, *, revision: int = 1, size: int = 300_000) -> Package:
+    """A sealed file with its manifest, the same for the same revision and size."""
+    content = random.Random(revision).randbytes(size)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"revision-{revision}.pgp"
+    path.write_bytes(content)
+    digest = Digest(hashlib.sha256(content).hexdigest(), size)
+    manifest = b'{"schema": 1, "revision": %d}\n' % revision
+    return Package(path, NAME, digest, MANIFEST, manifest, token=f"5f2c-r{revision}")
+
+
+def has_arrived(package: Package, drop: Path) -> bool:
+    """Whether exactly this package lies in the drop folder, whole, and nothing else."""
+    return (
+        sorted(entry.name for entry in drop.iterdir()) == sorted([package.name, package.manifest_name])
+        and (drop / package.name).read_bytes() == package.path.read_bytes()
+        and (drop / package.manifest_name).read_bytes() == package.manifest
+    )
