@@ -74,7 +74,9 @@ def _write(written: str, output: Path | None) -> None:
         with replacing(output) as file:
             file.write(written.encode())
     except OSError as error:
-        raise WrongUsage(f"{output} cannot be written: {error.strerror}.", advice="choose another --output") from None
+        raise WrongUsage(
+            f"{output} cannot be written: {error.strerror}.", advice="choose another --output"
+        ) from None
 
 
 def _json(content: object) -> str:

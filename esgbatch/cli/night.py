@@ -104,9 +104,7 @@ def rerun(
     day = the_date(settings, date)
     with working_job(settings, day) as job:
         preflight(settings, job.listener, CLOCK)
-        result = night.rerun(
-            job, day, account_ids, deadline=night.choose_deadline(job, day, deadline, tell)
-        )
+        result = night.rerun(job, day, account_ids, deadline=night.choose_deadline(job, day, deadline, tell))
     _print(settings, result)
 
 

@@ -27,7 +27,9 @@ def init(
     if path.is_dir():
         path = path / "esgbatch.toml"
     if path.exists() and not force:
-        raise WrongUsage(f"{path} is already there.", advice="choose another PATH, or overwrite it with --force")
+        raise WrongUsage(
+            f"{path} is already there.", advice="choose another PATH, or overwrite it with --force"
+        )
     try:
         with replacing(path, 0o640) as file:
             file.write(template)
