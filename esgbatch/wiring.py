@@ -141,7 +141,7 @@ def make_dispatcher(
     return Dispatcher(
         ThreadEngine(CurlRatings(ratings, authenticator(ratings)), most),
         RateLimiter(ratings.rate_limit, most),
-        AutoConcurrency(most) if automatic else FixedConcurrency(most),
+        AutoConcurrency(most, ratings.rate_limit) if automatic else FixedConcurrency(most),
         Backoff(ratings.backoff.base, ratings.backoff.max),
         clock,
         listener,

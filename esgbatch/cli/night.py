@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,6 @@ from esgbatch.cli import exits
 from esgbatch.cli.options import BusinessDate, ConfigPath, DeadlineTime, parse_time
 
 if TYPE_CHECKING:
-    from datetime import time
-
     from esgbatch.config.model import Config
     from esgbatch.operations.night import Result
 
@@ -30,7 +29,7 @@ def run(
         bool, typer.Option("--dry-run", help="List the accounts; rate nothing, write nothing.")
     ] = False,
     only_at: Annotated[
-        "time | None",
+        time | None,
         typer.Option(
             metavar="HH:MM",
             parser=parse_time,

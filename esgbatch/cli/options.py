@@ -32,7 +32,7 @@ ConfigPath = Annotated[
     typer.Option(
         "--config",
         metavar="F",
-        help="The configuration [default: $ESGBATCH_CONFIG, ./esgbatch.toml, /etc/esgbatch/esgbatch.toml].",
+        help="The configuration (default: $ESGBATCH_CONFIG, ./esgbatch.toml, /etc/esgbatch/esgbatch.toml).",
     ),
 ]
 BusinessDate = Annotated[
@@ -41,7 +41,7 @@ BusinessDate = Annotated[
         "--date",
         metavar="YYYY-MM-DD",
         parser=parse_date,
-        help="The business date [default: today in the job's zone].",
+        help="The business date (default: today in the job's zone).",
     ),
 ]
 DeadlineTime = Annotated[

@@ -13,7 +13,7 @@ app = typer.Typer()
 Accounts = Annotated[int, typer.Option(min=1, metavar="N", help="Active accounts of the firm.")]
 Rate = Annotated[
     float | None,
-    typer.Option(min=0.1, metavar="R", help="Requests a second [default: as fast as this machine can]."),
+    typer.Option(min=0.1, metavar="R", help="Requests a second (default: as fast as this machine can)."),
 ]
 
 

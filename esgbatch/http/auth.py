@@ -11,7 +11,8 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from urllib.parse import quote_plus
 
@@ -19,9 +20,13 @@ import requests
 
 from esgbatch.config.model import Auth, BasicAuth, BearerAuth, HeaderAuth, NoAuth, OAuth2Auth, Web
 from esgbatch.config.secrets import remember
-from esgbatch.http.session import MAX_TOKEN_BYTES, BodyTooLarge, open_session, read_bounded
+from esgbatch.errors import ConfigError
+from esgbatch.http.session import MAX_TOKEN_BYTES, BodyTooLarge, explain, open_session, read_bounded
 
 TOKEN_TIMEOUT = 30.0
+
+# Where the login server is away while the old token still holds.
+RENEWAL_PAUSE = 5.0
 
 
 class LoginUnavailable(Exception):
@@ -68,14 +73,25 @@ class StaticAuthenticator:
     def refused(self, credential: Credential | None) -> None:
         with self._lock:
             if credential == self._current:
-                self._current = self._read()
+                # A secret that cannot be read again leaves the refused one: the next 401 says enough.
+                with suppress(ConfigError):
+                    self._current = self._read()
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """`renew_at` and `expires` are on the monotonic clock."""
+
+    credential: Credential
+    renew_at: float
+    expires: float
 
 
 class ClientCredentials:
     """OAuth2 client credentials (RFC 6749, 4.4), renewed once for all threads.
 
     A token is renewed before it expires, at nine tenths of its life but at most a minute
-    early. Without `expires_in` (RFC 6749, 5.1) it is used until it is refused.
+    early. Without a usable `expires_in` (RFC 6749, 5.1) it serves until it is refused.
     """
 
     def __init__(self, auth: OAuth2Auth, web: Web, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -83,40 +99,58 @@ class ClientCredentials:
         self._session = open_session(web)
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._current: Credential | None = None
-        self._renew_at = float("inf")
+        self._token: _Token | None = None
+        self._failure: LoginUnavailable | LoginRefused | None = None
+        self._failed_at = float("-inf")
 
     def credential(self) -> Credential:
-        current = self._current
-        if current is not None and self._monotonic() < self._renew_at:
-            return current
-        with self._lock:
-            if self._current is None or self._monotonic() >= self._renew_at:
-                self._current = None
-                self._current = self._fetch()
-            return self._current
+        arrived = self._monotonic()
+        token = self._token
+        if token is None or arrived >= token.renew_at:
+            with self._lock:
+                token = self._token
+                if token is None or self._monotonic() >= token.renew_at:
+                    token = self._token = self._renew(token, arrived)
+        return token.credential
 
     def refused(self, credential: Credential | None) -> None:
         with self._lock:
-            if credential == self._current:
-                self._current = None
+            if self._token is not None and credential == self._token.credential:
+                self._token = None
 
-    def _fetch(self) -> Credential:
+    def _renew(self, old: _Token | None, arrived: float) -> _Token:
+        """A new token; whoever has waited while the call for it failed shares the failure."""
+        if self._failure is not None and self._failed_at > arrived:
+            raise type(self._failure)(*self._failure.args)
+        try:
+            return self._fetch()
+        except (LoginUnavailable, LoginRefused) as error:
+            now = self._monotonic()
+            if old is not None and now < old.expires and isinstance(error, LoginUnavailable):
+                return replace(old, renew_at=min(now + RENEWAL_PAUSE, old.expires))
+            self._failure, self._failed_at = error, now
+            raise
+
+    def _fetch(self) -> _Token:
         asked = self._monotonic()
         answer = self._ask()
         token = answer.get("access_token")
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
+        if not isinstance(token, str) or not _fits_header(token) or " " in token:
             raise LoginUnavailable("the token endpoint's answer holds no access_token")
-        try:
-            lifetime = float(answer.get("expires_in", "inf"))
-        except (TypeError, ValueError):
-            lifetime = float("inf")
-        self._renew_at = asked + max(lifetime - 60.0, lifetime * 0.9)
-        return Credential("Authorization", f"Bearer {remember(token)}")
+        lifetime = _lifetime(answer.get("expires_in"))
+        return _Token(
+            Credential("Authorization", f"Bearer {remember(token)}"),
+            renew_at=asked + max(lifetime - 60.0, lifetime * 0.9),
+            expires=asked + lifetime,
+        )
 
     def _client(self) -> str:
         """RFC 6749, 2.3.1: id and secret are form-encoded before they are joined."""
-        return _basic(quote_plus(self._auth.client_id), quote_plus(self._auth.client_secret.reveal()))
+        try:
+            secret = self._auth.client_secret.reveal()
+        except ConfigError as error:
+            raise LoginRefused(f"the client's secret cannot be read: {str(error).rstrip('.')}") from None
+        return _basic(quote_plus(self._auth.client_id), quote_plus(secret, errors="surrogateescape")).value
 
     def _ask(self) -> dict[str, Any]:
         form = {"grant_type": "client_credentials"}
@@ -131,9 +165,9 @@ class ClientCredentials:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                body = read_bounded(response, MAX_TOKEN_BYTES, seconds=TOKEN_TIMEOUT)
+                body = read_bounded(response, MAX_TOKEN_BYTES)
         except (requests.RequestException, BodyTooLarge) as error:
-            raise LoginUnavailable(f"the token endpoint failed: {type(error).__name__}") from None
+            raise LoginUnavailable(f"the token endpoint failed: {explain(error)}") from None
         # RFC 6749, 5.2: invalid_client and its like are 400 or 401.
         if response.status_code in (400, 401, 403):
             raise LoginRefused(f"the token endpoint refused the client: HTTP {response.status_code}")
@@ -152,30 +186,48 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return answer
 
 
+def _lifetime(expires_in: object) -> float:
+    """Seconds; some servers send them as text. What makes no sense counts as unlimited."""
+    try:
+        seconds = float(expires_in)  # type: ignore[arg-type]  # a wrong type is the server's mistake
+    except (TypeError, ValueError, OverflowError):
+        return float("inf")
+    return seconds if seconds > 0 else float("inf")
+
+
 def authenticator(web: Web) -> Authenticator:
     """The authenticator for a section of the configuration.
 
     Raises:
-        ConfigError: a secret cannot be read.
+        ConfigError: a secret, or a certificate file, cannot be read or used.
     """
     auth: Auth = web.auth
     match auth:
         case NoAuth():
             return StaticAuthenticator(lambda: None)
         case BearerAuth():
-            return StaticAuthenticator(lambda: Credential("Authorization", f"Bearer {auth.token.reveal()}"))
+            return StaticAuthenticator(lambda: _header("Authorization", f"Bearer {auth.token.reveal()}"))
         case HeaderAuth():
-            return StaticAuthenticator(lambda: Credential(auth.name, auth.value.reveal()))
+            return StaticAuthenticator(lambda: _header(auth.name, auth.value.reveal()))
         case BasicAuth():
-            return StaticAuthenticator(
-                lambda: Credential("Authorization", _basic(auth.username, auth.password.reveal()))
-            )
+            return StaticAuthenticator(lambda: _basic(auth.username, auth.password.reveal()))
         case OAuth2Auth():
             auth.client_secret.reveal()
             return ClientCredentials(auth, web)
 
 
-def _basic(username: str, password: str) -> str:
+def _header(name: str, value: str) -> Credential:
+    if not _fits_header(value):
+        raise ConfigError(f"The secret for the {name} header holds characters that a header cannot carry.")
+    return Credential(name, value)
+
+
+def _fits_header(value: str) -> bool:
+    """RFC 9110, 5.5, and no obs-text: its encoding would be anybody's guess."""
+    return value.isascii() and value.isprintable()
+
+
+def _basic(username: str, password: str) -> Credential:
     """RFC 7617, 2, in UTF-8 (2.1)."""
-    pair = f"{username}:{password}".encode()
-    return f"Basic {remember(base64.b64encode(pair).decode())}"
+    pair = f"{username}:{password}".encode(errors="surrogateescape")
+    return Credential("Authorization", f"Basic {remember(base64.b64encode(pair).decode())}")

@@ -23,20 +23,44 @@ def ca_bundle(configured: str = "") -> str:
     """The PEM file of trusted CAs: the configured one, else the system's, where firms add their own CA.
 
     Raises:
-        ConfigError: the configured file is not there.
+        ConfigError: the configured file, or the one that SSL_CERT_FILE names, is not there.
     """
-    if configured:
-        if not Path(configured).is_file():
-            raise ConfigError(f"The CA bundle {configured} is not there.")
-        return configured
-    if named := os.environ.get("SSL_CERT_FILE"):
-        return named
+    for path, source in ((configured, ""), (os.environ.get("SSL_CERT_FILE", ""), ", from SSL_CERT_FILE,")):
+        if path:
+            if not Path(path).is_file():
+                raise ConfigError(f"The CA bundle {path}{source} is not there.")
+            return path
     return next((str(path) for path in SYSTEM_BUNDLES if path.is_file()), certifi.where())
 
 
-def tls_context(configured: str = "") -> ssl.SSLContext:
-    """A verifying client context, for protocols that are not HTTP."""
-    return ssl.create_default_context(cafile=ca_bundle(configured))
+def tls_context(configured: str = "", client_cert: str = "", client_key: str = "") -> ssl.SSLContext:
+    """A verifying client context, with our own certificate where there is one.
+
+    Raises:
+        ConfigError: a file is missing or cannot be used.
+    """
+    path = ca_bundle(configured)
+    try:
+        context = ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"The CA bundle {path} cannot be used: {reason(error)}.") from None
+    if client_cert:
+        try:
+            # An empty password, for a key that has one: OpenSSL would ask the terminal.
+            context.load_cert_chain(client_cert, client_key or None, password="")
+        except OSError as error:
+            files = f"{client_cert} with the key {client_key or 'in it'}"
+            raise ConfigError(f"The certificate {files} cannot be used: {reason(error)}.") from None
+    return context
+
+
+def reason(error: OSError) -> str:
+    """Why, in words without an address."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate: {error.verify_message.rstrip('.')}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS: {error.reason.replace('_', ' ').lower()}"
+    return error.strerror or type(error).__name__
 
 
 def origin(url: str) -> tuple[str, str, int]:

@@ -1,0 +1,5 @@
+"""`python -m esgbatch`."""
+
+from esgbatch.cli.app import main
+
+main()

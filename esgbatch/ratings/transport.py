@@ -1,0 +1,292 @@
+"""One HTTP exchange by libcurl, from many threads, that another thread can end.
+
+libcurl releases the interpreter lock and costs a fifth of requests. A handle belongs to
+one thread and keeps its connection alive; nothing is shared between handles. Python
+callbacks are what is dear here (each waits for the interpreter lock), so there is one
+for the body and none for headers or progress.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import string
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from urllib.parse import quote
+
+import pycurl
+
+from esgbatch import __version__
+from esgbatch.config.model import Ratings
+from esgbatch.errors import ConfigError
+from esgbatch.http.auth import Credential
+from esgbatch.http.trust import ca_bundle
+
+MAX_BODY = 1024 * 1024
+
+# pycurl has no names for CURLOPT_QUICK_EXIT, CURLOPT_RTSP_REQUEST and CURL_RTSPREQ_RECEIVE.
+_QUICK_EXIT, _RTSP_REQUEST, _RTSP_RECEIVE = 322, 189, 11
+_TOO_LARGE = (pycurl.E_FILESIZE_EXCEEDED, pycurl.E_WRITE_ERROR)
+_UNSET = Credential("", "")
+
+_TROUBLES = {
+    pycurl.E_UNSUPPORTED_PROTOCOL: "no valid HTTP",
+    pycurl.E_URL_MALFORMAT: "no valid URL",
+    pycurl.E_COULDNT_RESOLVE_PROXY: "the proxy's name was not found",
+    pycurl.E_COULDNT_RESOLVE_HOST: "the host's name was not found",
+    pycurl.E_COULDNT_CONNECT: "cannot connect",
+    pycurl.E_FTP_WEIRD_SERVER_REPLY: "no valid HTTP",
+    pycurl.E_PARTIAL_FILE: "the answer was cut short",
+    pycurl.E_SSL_CONNECT_ERROR: "TLS handshake failed",
+    pycurl.E_GOT_NOTHING: "the connection was closed without an answer",
+    pycurl.E_SEND_ERROR: "the connection broke while sending",
+    pycurl.E_RECV_ERROR: "the connection broke while reading",
+    pycurl.E_SSL_CERTPROBLEM: "our client certificate cannot be used",
+    pycurl.E_SSL_CACERT_BADFILE: "the CA bundle cannot be used",
+}
+
+_CERTIFICATE_TROUBLE = re.compile(r"(?:verify result|problem): ([^(]+)")
+_TLS_TROUBLE = re.compile(r"SSL routines::([\w ]+)")  # also the other side's alerts: "unknown ca"
+
+
+class ExchangeFailed(Exception):
+    """There is no answer. The text says why, without address, account or secret."""
+
+
+class _Sockets:
+    """All handles' open sockets, so that `end` can wake the threads that wait on them.
+
+    libcurl owns the descriptors; that it closes them through here keeps `end` from
+    touching a number that by then belongs to somebody else.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._descriptors: set[int] = set()
+        self.ended = False
+
+    def opened(self, descriptor: int, _purpose: int) -> int:
+        """CURLOPT_SOCKOPTFUNCTION: before a socket is connected; 1 forbids it."""
+        with self._lock:
+            self._descriptors.add(descriptor)
+            return int(self.ended)
+
+    def close(self, descriptor: int) -> int:
+        """CURLOPT_CLOSESOCKETFUNCTION."""
+        with self._lock:
+            self._descriptors.discard(descriptor)
+            os.close(descriptor)
+        return 0
+
+    def end(self) -> None:
+        """Break every connection, and every later one."""
+        with self._lock:
+            self.ended = True
+            for descriptor in self._descriptors:
+                borrowed = socket.socket(fileno=descriptor)
+                with suppress(OSError):  # it never came to a connection
+                    borrowed.shutdown(socket.SHUT_RDWR)
+                borrowed.detach()
+
+
+class _Body:
+    """What was read, up to `MAX_BODY` bytes."""
+
+    __slots__ = ("chunks", "size")
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.size = 0
+
+    def clear(self) -> None:
+        self.chunks.clear()
+        self.size = 0
+
+    def write(self, chunk: bytes) -> int | None:
+        """CURLOPT_WRITEFUNCTION: None takes the chunk, 0 ends the transfer."""
+        self.size += len(chunk)
+        if self.size > MAX_BODY:
+            return 0
+        self.chunks.append(chunk)
+        return None
+
+
+class Connection:
+    """One thread's handle. What it says of an answer holds until the next `exchange`."""
+
+    def __init__(
+        self, settings: Sequence[tuple[int, object]], headers: Sequence[str], sockets: _Sockets
+    ) -> None:
+        self._curl = pycurl.Curl()
+        self._headers = headers
+        self._sockets = sockets
+        self._body = _Body()
+        for option, value in settings:
+            self._curl.setopt(option, value)
+        self._curl.setopt(pycurl.WRITEFUNCTION, self._body.write)
+        self._curl.setopt(pycurl.SOCKOPTFUNCTION, sockets.opened)
+        self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, sockets.close)
+        self._credential: Credential | None = _UNSET
+
+    def __del__(self) -> None:
+        # Only an explicit close tells `Sockets`; a handle that is merely collected does not.
+        self._curl.close()
+
+    def exchange(self, url: str, *, credential: Credential | None, body: bytes | None) -> int:
+        """Send one request, a POST where there is a body, and return the answer's status.
+
+        Raises:
+            ExchangeFailed: for a body over `MAX_BODY` only if there is no status.
+        """
+        curl = self._curl
+        if credential is not self._credential:
+            self._set_headers(credential)
+        curl.setopt(pycurl.URL, url)
+        if body is None:
+            curl.setopt(pycurl.HTTPGET, 1)
+        else:
+            curl.setopt(pycurl.POSTFIELDS, body)
+        self._body.clear()
+        try:
+            curl.perform()
+        except pycurl.error as error:
+            if error.args[0] not in _TOO_LARGE:
+                raise ExchangeFailed(self._trouble(*error.args)) from None
+            self._body.size = MAX_BODY + 1
+        status: int = curl.getinfo(pycurl.RESPONSE_CODE)
+        return status
+
+    @property
+    def body(self) -> bytes | None:
+        """The body; None if it was larger than `MAX_BODY` bytes."""
+        return None if self._body.size > MAX_BODY else b"".join(self._body.chunks)
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds to wait from now (RFC 9110, 10.2.3), at most six hours.
+
+        None where the header is missing, unreadable, zero or in the past: libcurl does not
+        tell these apart, and none of them says how long to wait.
+        """
+        return float(self._curl.getinfo(pycurl.RETRY_AFTER)) or None
+
+    @property
+    def redirect_url(self) -> str | None:
+        """The absolute target of a redirect, in ASCII; libcurl follows none by itself."""
+        target: bytes | None = self._curl.getinfo_raw(pycurl.REDIRECT_URL)
+        return None if target is None else quote(target, safe=string.punctuation)
+
+    def _set_headers(self, credential: Credential | None) -> None:
+        headers = list(self._headers)
+        if credential is not None:
+            headers.append(f"{credential.name}: {credential.value}")
+        self._curl.setopt(pycurl.HTTPHEADER, [header.encode() for header in headers])
+        self._credential = credential
+
+    def _trouble(self, code: int, text: str) -> str:
+        """What to say of libcurl's error: of its texts, which hold addresses, only what names TLS trouble."""
+        if self._sockets.ended:
+            return "stopped"
+        if code == pycurl.E_OPERATION_TIMEDOUT:
+            kind = "timeout" if text.startswith("Operation") else "connect timeout"
+            return f"{kind} after {round(self._curl.getinfo(pycurl.TOTAL_TIME), 1):g} s"
+        if code == pycurl.E_COULDNT_CONNECT and (errno := self._curl.getinfo(pycurl.OS_ERRNO)):
+            return os.strerror(errno).lower()
+        if (status := self._curl.getinfo(pycurl.HTTP_CONNECTCODE)) >= 300:
+            return f"the proxy answered HTTP {status}"
+        if code == pycurl.E_PEER_FAILED_VERIFICATION:
+            found = _CERTIFICATE_TROUBLE.search(text)
+            return f"certificate: {found[1].strip() if found else 'for another host'}"
+        if alert := _TLS_TROUBLE.search(text):
+            return f"TLS: {alert[1]}"
+        return _TROUBLES.get(code, f"libcurl error {code}")
+
+
+class Connections:
+    """The threads' connections to one API.
+
+    Raises:
+        ConfigError: a certificate file is missing or cannot be used.
+    """
+
+    def __init__(self, config: Ratings) -> None:
+        _check_certificates(config)
+        self._settings = tuple(_settings(config))
+        self._headers = tuple(_headers(config))
+        self._sockets = _Sockets()
+        self._local = threading.local()
+
+    @property
+    def ended(self) -> bool:
+        return self._sockets.ended
+
+    def end(self) -> None:
+        """Break every exchange under way, and let none begin any more."""
+        self._sockets.end()
+
+    def mine(self) -> Connection:
+        """The calling thread's connection; it ends with the thread."""
+        try:
+            connection: Connection = self._local.connection
+        except AttributeError:
+            connection = self._local.connection = Connection(self._settings, self._headers, self._sockets)
+        return connection
+
+
+def _check_certificates(config: Ratings) -> None:
+    """Let a wrong file be an error now, not the night's outage; libcurl reads them when it connects."""
+    try:
+        if config.ca_bundle:
+            ssl.create_default_context(cafile=ca_bundle(config.ca_bundle))
+        if config.client_cert:
+            # An empty password, for a key that has one: OpenSSL would ask the terminal.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_cert_chain(config.client_cert, config.client_key or None, password="")
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"A certificate file under [ratings] cannot be used: {error}.") from None
+
+
+def _settings(config: Ratings) -> Iterator[tuple[int, object]]:
+    yield pycurl.NOSIGNAL, 1
+    # A name server that does not answer must not keep a thread from ending.
+    yield _QUICK_EXIT, 1
+    yield pycurl.USERAGENT, f"esgbatch/{__version__}"
+    yield pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+    # HTTP/2 costs a third more with one transfer a connection, and may repeat requests.
+    yield pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1
+    # An account ID may be `..`: RFC 3986, 5.2.4 must not be applied to it.
+    yield pycurl.PATH_AS_IS, 1
+    # libcurl repeats a request by itself when a kept-alive connection dies before the answer
+    # (Curl_retry_request): a request without a permit. Nothing but this turns that off.
+    yield _RTSP_REQUEST, _RTSP_RECEIVE
+    # A server that drips must not hold us: one limit for connecting, and one for everything.
+    yield pycurl.CONNECTTIMEOUT_MS, _milliseconds(config.timeout.connect)
+    yield pycurl.TIMEOUT_MS, _milliseconds(config.timeout.connect + config.timeout.read)
+    yield pycurl.MAXFILESIZE, MAX_BODY
+    yield pycurl.CAINFO, ca_bundle(config.ca_bundle)
+    yield pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2
+    yield pycurl.SSL_VERIFYPEER, 1
+    yield pycurl.SSL_VERIFYHOST, 2
+    if config.client_cert:
+        yield pycurl.SSLCERT, config.client_cert
+        yield pycurl.SSLKEY, config.client_key or config.client_cert
+    # Empty texts keep libcurl from the environment's http_proxy and no_proxy.
+    yield pycurl.PROXY, config.proxy
+    yield pycurl.NOPROXY, ""
+    yield pycurl.PROXY_CAINFO, ca_bundle(config.ca_bundle)
+
+
+def _headers(config: Ratings) -> Iterator[str]:
+    yield "Accept: application/json"
+    if config.method == "POST":
+        # With nothing after the colon, libcurl's own Content-Type is taken away.
+        yield "Content-Type: application/json" if config.body is not None else "Content-Type:"
+
+
+def _milliseconds(seconds: float) -> int:
+    """libcurl takes 0 for "no limit", and a C int."""
+    return min(max(1, round(seconds * 1000)), 2**31 - 1)
