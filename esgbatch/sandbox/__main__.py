@@ -105,8 +105,9 @@ def _options(chosen: dict[str, Any]) -> Options:
     pairs = (text.rpartition("=") for text in chosen.pop("account_fault"))
     changes: dict[str, Any] = {"accounts": {account_id: kind for account_id, _, kind in pairs}}
     changes |= {each.name: chosen.pop(each.name) for each in fields(Faults) if each.name != "accounts"}
+    faults = Faults().changed(changes)
     root = chosen.pop("root") or Path(tempfile.mkdtemp(prefix="esgbatch-sandbox-"))
-    return Options(root, auth=not chosen.pop("no_auth"), faults=Faults().changed(changes), **chosen)
+    return Options(root, auth=not chosen.pop("no_auth"), faults=faults, **chosen)
 
 
 def _flag(name: str) -> str:

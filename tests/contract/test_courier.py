@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+
 from esgbatch.config.model import Delivery
 from esgbatch.delivery.sftp import SftpCourier
 from esgbatch.errors import DeliveryError
 from esgbatch.model import Step
 from esgbatch.ports import Courier
-
 from tests.acceptance.sshd import Sshd, make_key
 from tests.couriers import NAME, ImpatientClock, Notes, Recorder, has_arrived, make_package
 
@@ -43,7 +44,7 @@ def asyncssh_server(folder: Path) -> Iterator[Callable[[str], Delivery]]:
             0,
             server_host_keys=[str(host_key)],
             authorized_client_keys=str(client_key.with_suffix(".pub")),
-            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(folder)),
+            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=os.fsencode(folder)),
         )
 
     acceptor = loop.run_until_complete(listen())

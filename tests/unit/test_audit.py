@@ -129,6 +129,13 @@ def test_a_record_longer_than_a_block(trail: AuditTrail) -> None:
     assert trail.verify(head) == 2
 
 
+def test_a_block_may_begin_anywhere_in_a_record(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "BLOCK", 64)
+    for length in range(64):
+        head = trail.append("sealed", padding="x" * length)
+    assert trail.verify(head) == 64
+
+
 # --- tampering ---
 
 
@@ -444,3 +451,13 @@ def test_processes_that_make_the_key_at_once_agree(tmp_path: Path) -> None:
         maker.stdin.flush()
     keys = {maker.communicate(timeout=60)[0].strip() for maker in makers}
     assert keys == {load_or_create_key(tmp_path).hex()}
+
+
+def test_a_key_that_another_process_has_just_made_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_process_first(size: int) -> bytes:
+        (tmp_path / KEY_FILE).write_bytes(b"k" * size)
+        (tmp_path / KEY_FILE).chmod(0o600)
+        return b"l" * size
+
+    monkeypatch.setattr("secrets.token_bytes", other_process_first)
+    assert load_or_create_key(tmp_path) == b"k" * 32

@@ -226,6 +226,9 @@ def test_a_failure_of_ours_has_its_text_and_no_traceback(file: Path) -> None:
 
 def test_an_endless_recursion_and_an_endless_text_stay_short(file: Path) -> None:
     def deeper() -> None:
+        deeper_still()
+
+    def deeper_still() -> None:
         deeper()
 
     try:
@@ -234,6 +237,7 @@ def test_an_endless_recursion_and_an_endless_text_stay_short(file: Path) -> None
         LogListener().event("run_failed", exit_code=1, error=error, detail="x" * 1_000_000)
     assert len(file.read_bytes()) < 16_000
     assert last(file)["detail"].endswith("x[cut]")
+    assert "\nRecursionError: " in last(file)["traceback"], "the innermost part is kept"
 
 
 def test_control_characters_are_escaped(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -279,6 +283,18 @@ def test_a_closed_stderr_stops_nothing(file: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_librarys_broken_line_stops_nothing(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     logs._libraries.handle(logging.LogRecord("library", logging.ERROR, "", 0, "%d", ("no number",), None))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_bug_in_logging_prints_no_raw_record(
+    file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise ValueError
+
+    monkeypatch.setattr(logs, "_line", broken)
+    with pytest.raises(ValueError):
+        LogListener().event("accounts_retry", attempt=1, error="raw", wait=1.0)
     assert capfd.readouterr().err == ""
 
 

@@ -185,8 +185,11 @@ def test_warnings_stand_above_the_bar_and_stdout_is_left_alone(monkeypatch: pyte
         bar.progress(SNAPSHOT)
         assert sys.stdout is out
         sys.stderr.write("warning: [bold]as it is[/bold]\n")
+        sys.stderr.write("[bold]half a line[/bold]")
+        sys.stderr.flush()
     shown = terminal.text
     assert shown.index("(42%)") < shown.index("warning: [bold]as it is[/bold]\n") < shown.rindex("(42%)")
+    assert "[bold]half a line[/bold]" in shown
 
 
 def colours(terminal: Terminal) -> list[str]:

@@ -95,7 +95,8 @@ def test_without_a_status_everything_and_without_a_limit_a_thousand() -> None:
 
 def test_a_cursor_has_to_be_encoded() -> None:
     cursor = Client().page("/v1/accounts?limit=100")[0]["nextCursor"]
-    assert quote(cursor, "") != cursor
+    assert Client().reply(f"/v1/accounts?cursor={quote(cursor, '')}").status == 200
+    assert Client().reply(f"/v1/accounts?cursor={cursor}").status == 400
 
 
 def test_an_empty_firm_is_an_empty_list() -> None:

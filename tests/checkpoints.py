@@ -1,0 +1,151 @@
+"""A checkpoint with its four books, and what tests write into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+from sqlalchemy import select
+
+from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.history import SqlHistory
+from esgbatch.checkpoint.ledger import SqlLedger
+from esgbatch.checkpoint.outcomes import SqlOutcomes
+from esgbatch.checkpoint.runs import SqlRuns
+from esgbatch.checkpoint.tables import metadata
+from esgbatch.model import (
+    Digest,
+    Listing,
+    Outcome,
+    Reason,
+    Revision,
+    Run,
+    SealedFile,
+    Stage,
+    State,
+)
+from esgbatch.ports import History, Ledger, Outcomes, Runs
+from tests.simulated import RecordingListener, SimulatedClock
+
+DAY = date(2026, 11, 24)
+COLUMNS = ("Environmental Score", "Social Score")
+
+
+@dataclass
+class Books:
+    """`with Books(url) as books`; another one with the same URL is another process, as far as it can tell."""
+
+    url: str
+    clock: SimulatedClock = field(default_factory=SimulatedClock)
+    listener: RecordingListener = field(default_factory=RecordingListener)
+
+    def __enter__(self) -> Books:
+        self.database = Database(self.url)
+        self.runs: Runs = SqlRuns(self.database, self.clock, self.listener)
+        self.outcomes: Outcomes = SqlOutcomes(self.database)
+        self.ledger: Ledger = SqlLedger(self.database, self.clock)
+        self.history: History = SqlHistory(self.database, self.clock)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+
+    def create(self, day: date = DAY, limit: int | None = None) -> Run:
+        return self.runs.create(day, COLUMNS, limit)
+
+    def enrolled(self, accounts: int | Iterable[Listing] = 5, day: date = DAY) -> Run:
+        """A run in the rating stage; a number means A-0, A-1, …"""
+        return self.runs.enrol(self.create(day), listings(accounts) if isinstance(accounts, int) else accounts)
+
+    def rated(self, succeeded: int = 3, failed: int = 2, day: date = DAY) -> Run:
+        """A run that is about to be sealed: the first accounts have scores, the last ones failed."""
+        run = self.enrolled(succeeded + failed, day)
+        self.outcomes.record(run, [success(position) for position in range(succeeded)])
+        self.outcomes.record(run, [failure(succeeded + number) for number in range(failed)])
+        return self.runs.advance(run, Stage.SEALING)
+
+    def again(self, run: Run) -> Run:
+        """The run as it stands in the database."""
+        found = self.runs.find(run.business_date)
+        assert found is not None
+        return found
+
+    def seal(self, run: Run, *, partial: bool = False) -> Revision:
+        revision = sealed(run.revision, partial=partial)
+        self.ledger.sealed(run, revision)
+        return revision
+
+    def everything(self) -> dict[str, list[tuple[object, ...]]]:
+        """Every row of every table."""
+        with self.database.reading() as connection:
+            return {
+                table.name: sorted(map(tuple, connection.execute(select(table))), key=repr)
+                for table in metadata.sorted_tables
+            }
+
+
+def listings(count: int, first: int = 0) -> list[Listing]:
+    return [account(f"A-{number}") for number in range(first, first + count)]
+
+
+def account(account_id: str | None, name: str | None = None, *, active: bool = True) -> Listing:
+    return Listing(account_id, f"Trust {account_id}" if name is None else name, active)
+
+
+def success(position: int, *scores: str, attempts: int = 1, at: float = 100.0) -> Outcome:
+    return Outcome(
+        position,
+        State.SUCCEEDED,
+        tuple(map(Decimal, scores or ("71.24", "0.00"))),
+        http_status=200,
+        attempts=attempts,
+        first_attempt=at,
+        last_attempt=at,
+    )
+
+
+def failure(
+    position: int,
+    reason: Reason = Reason.NO_RATING,
+    state: State = State.FAILED,
+    *,
+    http_status: int | None = 404,
+    attempts: int = 1,
+    at: float = 100.0,
+    until: float | None = None,
+) -> Outcome:
+    last = at if until is None else until
+    return Outcome(position, state, (), reason, http_status, attempts, at, last)
+
+
+def deferral(position: int, *, attempts: int = 5, at: float = 100.0, until: float | None = None) -> Outcome:
+    """Put off to the last pass."""
+    return failure(
+        position, Reason.UNAVAILABLE, State.DEFERRED, http_status=503, attempts=attempts, at=at, until=until
+    )
+
+
+def sealed(
+    number: int = 1,
+    *,
+    partial: bool = False,
+    means: Sequence[float | None] = (71.24, None),
+    size: int = 2**33,
+) -> Revision:
+    return Revision(
+        number,
+        datetime(2026, 11, 24, 12, 31, 7, 123456, tzinfo=UTC),
+        SealedFile(
+            Path(f"/var/lib/esgbatch/archive/20261124/r{number}/FirmESGRatings_20261124.csv.pgp"),
+            Digest("a" * 64, size + 1),
+            Digest(f"{number}" * 64, size),
+            ("A" * 40, "B" * 40),
+            5,
+        ),
+        b'{"schema": 1}\n',
+        tuple(means),
+        partial,
+    )

@@ -1,0 +1,241 @@
+"""What Ledger and History promise, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from esgbatch.errors import CheckpointError
+from esgbatch.model import Execution, Receipt, Run, Snapshot, Stage, Step
+from tests.checkpoints import DAY, Books, sealed
+
+RECEIPT = Receipt("sftp.example:/drop/esg/FirmESGRatings_20261124.csv.pgp", "read back", 2)
+YESTERDAY = DAY - timedelta(days=1)
+
+
+@pytest.fixture
+def books(checkpoint_url: str) -> Iterator[Books]:
+    with Books(checkpoint_url) as opened:
+        yield opened
+
+
+def deliver(books: Books, run: Run, *, partial: bool = False) -> Run:
+    """Seal and deliver the revision in the making; the run as it stands then."""
+    books.seal(run, partial=partial)
+    books.ledger.delivered(run, RECEIPT)
+    return books.again(run)
+
+
+# --- the ledger -------------------------------------------------------------------------------
+
+
+def test_a_sealed_file_is_registered_and_the_delivery_begins(books: Books) -> None:
+    run = books.rated()
+    assert books.ledger.revisions(run) == ()
+    revision = books.seal(run)
+    assert books.again(run).stage is Stage.DELIVERING
+    assert books.ledger.revisions(run) == (revision,)
+
+
+def test_a_delivery_is_recorded_and_ends_the_run(books: Books) -> None:
+    run = books.rated()
+    revision = books.seal(run)
+    books.clock.now = 77.5
+    books.ledger.delivered(run, RECEIPT)
+    assert books.again(run).stage is Stage.DELIVERED
+    at = datetime.fromtimestamp(books.clock.time(), UTC)
+    assert books.ledger.revisions(run) == (replace(revision, delivered=at, location=RECEIPT.location),)
+
+
+def test_a_revision_is_sealed_once(books: Books) -> None:
+    run = deliver(books, books.rated())
+    before = books.everything()
+    with pytest.raises(CheckpointError):
+        books.ledger.sealed(run, sealed(run.revision, size=7))
+    assert books.everything() == before
+
+
+def test_revisions_come_oldest_first_and_each_is_delivered_by_itself(books: Books) -> None:
+    run = deliver(books, books.rated())
+    for _ in range(11):
+        run = deliver(books, books.runs.reopen(run, ["A-0"]))
+    run = books.runs.reopen(run, ["A-0"])
+    books.seal(run)
+    revisions = books.ledger.revisions(run)
+    assert [revision.number for revision in revisions] == list(range(1, 14))
+    assert [revision.delivered is not None for revision in revisions] == [True] * 12 + [False]
+
+
+def test_steps_are_noted_in_order_for_the_revision_in_the_making(books: Books) -> None:
+    run = books.rated()
+    books.seal(run)
+    assert list(books.ledger.steps(run)) == []
+    for step in (Step.INTENDED, Step.UPLOADED, Step.VERIFIED):
+        books.ledger.note(run, step, "/drop/.x.part")
+    with Books(books.url) as others:
+        assert list(others.ledger.steps(run)) == [Step.INTENDED, Step.UPLOADED, Step.VERIFIED]
+    other = books.rated(day=YESTERDAY)
+    books.seal(other)
+    assert list(books.ledger.steps(other)) == []
+
+
+def test_steps_after_a_recorded_delivery_start_anew(books: Books) -> None:
+    run = books.rated()
+    books.seal(run)
+    for step in (Step.INTENDED, Step.RENAMING, Step.RENAMED):
+        books.ledger.note(run, step, "")
+    books.ledger.delivered(run, RECEIPT)
+    assert list(books.ledger.steps(run)) == []
+    for step in (Step.INTENDED, Step.UPLOADED):
+        books.ledger.note(run, step, "")
+    assert list(books.ledger.steps(run)) == [Step.INTENDED, Step.UPLOADED]
+    books.ledger.delivered(run, RECEIPT)
+    assert list(books.ledger.steps(run)) == []
+
+
+def test_a_new_revisions_delivery_does_not_inherit_the_old_ones_steps(books: Books) -> None:
+    run = books.rated()
+    books.seal(run)
+    books.ledger.note(run, Step.RENAMED, "")
+    run = books.runs.reopen(books.again(run), None)
+    books.seal(run)
+    assert list(books.ledger.steps(run)) == []
+
+
+def test_days_are_compared_with_the_last_whole_file_that_was_delivered(books: Books) -> None:
+    run = books.rated()
+    assert books.ledger.last_delivered_before(run) is None
+
+    def before() -> tuple[int, str] | None:
+        found = books.ledger.last_delivered_before(run)
+        return None if found is None else (found.number, found.sealed.encrypted.sha256[:1])
+
+    books.seal(books.rated(day=date(2026, 11, 18)))
+    assert before() is None, "sealed, but never delivered"
+    deliver(books, books.rated(day=date(2026, 11, 19)), partial=True)
+    assert before() is None, "partial"
+    deliver(books, books.rated(day=DAY + timedelta(days=1)))
+    deliver(books, run)
+    assert before() is None, "not before"
+    old = deliver(books, books.rated(day=date(2026, 9, 30)))
+    deliver(books, books.runs.reopen(old, None))
+    assert before() == (2, "2"), "the last revision"
+    older = books.runs.reopen(books.again(replace(run, business_date=date(2026, 9, 30))), ["A-0"])
+    books.seal(older)
+    assert before() == (2, "2"), "revision 3 is not delivered"
+    deliver(books, books.rated(day=date(2026, 10, 1)))
+    assert before() == (1, "1"), "the last date"
+    deliver(books, books.rated(day=date(2025, 12, 31)))
+    deliver(books, books.rated(day=YESTERDAY), partial=True)
+    assert before() == (1, "1"), "the date counts, not the order of delivery"
+
+
+def test_means_of_columns_without_any_score(books: Books) -> None:
+    run = books.rated()
+    revision = sealed(means=(None, 0.1 + 0.2, -1e-9))
+    books.ledger.sealed(run, revision)
+    assert books.ledger.revisions(run)[0].means == revision.means
+
+
+# --- who worked on it -------------------------------------------------------------------------
+
+
+def test_an_execution_is_noted_from_its_begin_to_its_end(books: Books) -> None:
+    run = replace(books.enrolled(), revision=3)
+    started = datetime.fromtimestamp(books.clock.time(), UTC)
+    key = books.history.begin(run, "resume")
+    [execution] = books.history.executions(run)
+    assert execution == Execution(
+        command="resume",
+        revision=3,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        user=execution.user,
+        started=started,
+        ended=None,
+        exit_code=None,
+        error=None,
+        attempts=0,
+        latency_p50=None,
+        latency_p95=None,
+        stages={},
+    )
+    assert execution.user
+    stages = {"listing": 1.25, "rating": 7200.001}
+    books.history.measured(key, stages, attempts=123_456, latency_p50=0.05, latency_p95=None)
+    books.clock.now = 60.0
+    books.history.end(key, 18, "The deadline passed: 口座\n\x1b")
+    assert books.history.executions(run) == (
+        replace(
+            execution,
+            ended=started + timedelta(seconds=60),
+            exit_code=18,
+            error="The deadline passed: 口座\n\x1b",
+            attempts=123_456,
+            latency_p50=0.05,
+            stages=stages,
+        ),
+    )
+
+
+def test_a_process_that_died_has_no_end_and_the_next_one_comes_after_it(books: Books) -> None:
+    run, other = books.enrolled(), books.enrolled(day=YESTERDAY)
+    died = books.history.begin(run, "run")
+    books.history.begin(other, "run")
+    key = books.history.begin(run, "resume")
+    books.history.end(key, 0, None)
+    assert key != died
+    executions = books.history.executions(run)
+    assert [(each.command, each.exit_code) for each in executions] == [("run", None), ("resume", 0)]
+
+
+def test_the_last_snapshot_is_shown_to_others(books: Books) -> None:
+    run, other = books.enrolled(), books.enrolled(day=YESTERDAY)
+    assert books.history.snapshot(run) is None
+    books.history.show(run, Snapshot(at=1.0, stage=Stage.RATING, done=1, total=5))
+    last = Snapshot(
+        at=2.5,
+        stage=Stage.RATING,
+        done=2,
+        total=5,
+        failed=1,
+        rate=48.9,
+        in_flight=7,
+        concurrency=9,
+        retries_waiting=3,
+        attempts=11,
+        latency_p50=0.1,
+        latency_p95=2.0,
+        held="throttled",
+        held_until=10.0,
+        eta=99.0,
+        deadline=None,
+    )
+    books.history.show(run, last)
+    with Books(books.url) as others:
+        assert others.history.snapshot(run) == last
+        assert others.history.snapshot(other) is None
+
+
+def test_a_new_process_does_not_show_what_the_dead_one_last_said(books: Books) -> None:
+    run, other = books.enrolled(), books.enrolled(day=YESTERDAY)
+    for each in (run, other):
+        books.history.show(each, Snapshot(at=1.0, stage=Stage.RATING, done=1, total=5))
+    books.history.begin(run, "resume")
+    assert books.history.snapshot(run) is None
+    assert books.history.snapshot(other) is not None
+
+
+def test_dates_with_a_run_both_ends_included(books: Books) -> None:
+    dates = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 10, 2), date(2026, 11, 24)]
+    for day in reversed(dates):
+        books.create(day)
+    assert books.history.dates(date(2026, 1, 1), date(2026, 11, 24)) == dates[1:]
+    assert books.history.dates(date(2026, 1, 2), date(2026, 11, 23)) == [date(2026, 10, 2)]
+    assert books.history.dates(date(2026, 1, 1), date(2026, 1, 1)) == [date(2026, 1, 1)]
+    assert list(books.history.dates(date(2026, 2, 1), date(2026, 3, 1))) == []

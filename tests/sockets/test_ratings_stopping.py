@@ -1,0 +1,115 @@
+"""Ending attempts from another thread, and what becomes of the sockets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from esgbatch.model import Answer, Verdict
+from esgbatch.ratings.client import CurlRatings
+from tests.sockets.faultserver import (
+    FaultServer,
+    Peer,
+    drip,
+    respond,
+    stall,
+)
+from tests.sockets.provider import (
+    ACCOUNT,
+    BODY,
+    GOOD,
+    full_port,
+    provider,
+    run_threads,
+    until,
+    without_length,
+)
+
+# --- stopping ---------------------------------------------------------------------------------
+
+
+def stopped_in_time(client: CurlRatings, waiting: Callable[[], bool]) -> list[Answer]:
+    """Start eight attempts, abort when `waiting`, and check that all end within two seconds."""
+    answers: list[Answer] = []
+    threads = [threading.Thread(target=lambda: answers.append(client.rate(ACCOUNT))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    until(waiting)
+    started = time.monotonic()
+    client.abort()
+    for thread in threads:
+        thread.join(10)
+    assert time.monotonic() - started < 2
+    assert [(answer.verdict, answer.detail) for answer in answers] == [(Verdict.TRANSIENT, "stopped")] * 8
+    return answers
+
+
+@pytest.mark.parametrize("fault", [stall, drip(BODY, pause=0.05)])
+def test_abort_while_the_server_stalls(fault: Callable[[Peer], None]) -> None:
+    with FaultServer(fault) as server:
+        client = provider(server.url, timeout={"connect": 30, "read": 30})
+        stopped_in_time(client, lambda: len(server.requests) == 8)
+        assert client.rate(ACCOUNT).detail == "stopped"
+        assert len(server.requests) == 8, "nothing is sent after an abort"
+
+
+def test_abort_while_connecting() -> None:
+    with full_port() as port:
+        client = provider(f"http://127.0.0.1:{port}", timeout={"connect": 30, "read": 30})
+        stopped_in_time(client, lambda: len(client._connections._sockets._descriptors) == 8)
+
+
+def test_abort_in_the_middle_of_a_tls_handshake() -> None:
+    with FaultServer(stall) as server:
+        url = server.url.replace("http:", "https:")
+        client = provider(url, timeout={"connect": 30, "read": 30})
+        stopped_in_time(client, lambda: server.connections == 8)
+
+
+def test_abort_does_not_touch_other_sockets() -> None:
+    """The descriptors of closed connections have new owners by then."""
+    with FaultServer(respond(200, BODY, {"Connection": "close"})) as server:
+        client = provider(server.url)
+        run_threads(4, lambda _: client.rate(ACCOUNT))
+        client.rate(ACCOUNT)
+        pairs = [socket.socketpair() for _ in range(20)]
+        client.abort()
+        for left, right in pairs:
+            left.sendall(b"x")
+            assert right.recv(1) == b"x"
+            left.close()
+            right.close()
+
+
+# --- descriptors ------------------------------------------------------------------------------
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_connections_leave_no_descriptors() -> None:
+    def work(_: int) -> None:
+        for _ in range(500):
+            assert client.rate(ACCOUNT).verdict is Verdict.RATED
+
+    before = open_descriptors()
+    with FaultServer(without_length(BODY)) as server:
+        client = provider(server.url)
+        run_threads(4, work)
+        assert server.connections == 2000
+        assert not client._connections._sockets._descriptors
+    until(lambda: open_descriptors() <= before)
+
+
+def test_a_thread_takes_its_connection_with_it() -> None:
+    with FaultServer(GOOD) as server:
+        client = provider(server.url)
+        run_threads(8, lambda _: client.rate(ACCOUNT))
+        assert not client._connections._sockets._descriptors
+        assert server.connections == 8
