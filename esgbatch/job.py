@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Protocol
 from esgbatch import manifest, quality
 from esgbatch.config.model import Config
 from esgbatch.deadline import Deadline
-from esgbatch.errors import DeadlinePassed, Withheld
-from esgbatch.fetching.dispatcher import Dispatcher, Ended, Pace
+from esgbatch.errors import BatchError, DeadlinePassed, Withheld
+from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.stage import Rating
+from esgbatch.fetching.ticket import Ended, Pace
 from esgbatch.files import private_folder, replacing
 from esgbatch.model import Package, Reason, Revision, Run, Stage, Step, Tally
 from esgbatch.ports import (
@@ -120,16 +121,27 @@ def rate(job: Job, run: Run, deadline: Deadline) -> None:
     """
     partial = job.config.job.on_deadline == "deliver_partial"
     stage = Rating(
-        run, job.records.outcomes, job.records.history, job.listener, job.clock, deadline, partial_at_deadline=partial
+        run,
+        job.records.outcomes,
+        job.records.history,
+        job.listener,
+        job.clock,
+        deadline,
+        partial_at_deadline=partial,
     )
     dispatcher = job.make_dispatcher(deadline_binds=deadline.binds, tick=stage.tick)
     try:
         with job.stop.cooperative(dispatcher.wake):
             ended = stage.run(dispatcher)
+    except BaseException:
+        # What ended the rating is the news; an error file that cannot be written as well is not.
+        with suppress(BatchError):
+            _write_error_file(job, run)
+        raise
     finally:
         job.measured.pace = dispatcher.pace
         dispatcher.close()
-        errorfile.write(job.config.logging.directory, run, job.records.outcomes.failures(run))
+    _write_error_file(job, run)
     if ended is not Ended.COMPLETE and not partial:
         tally = job.records.outcomes.tally(run)
         raise DeadlinePassed(f"The deadline passed with {tally.done} of {tally.rows} accounts done.")
@@ -247,6 +259,10 @@ def archive_path(state_dir: Path, run: Run) -> Path:
     """Where a revision's sealed file is kept; its manifest lies beside it."""
     folder = state_dir / "archive" / f"{run.business_date:%Y%m%d}" / f"r{run.revision}"
     return private_folder(folder) / manifest.sealed_name(run.business_date)
+
+
+def _write_error_file(job: Job, run: Run) -> None:
+    errorfile.write(job.config.logging.directory, run, job.records.outcomes.failures(run))
 
 
 def _is_partial(run: Run, tally: Tally) -> bool:

@@ -19,6 +19,4 @@ class Records:
 
     def summary(self, run: Run) -> Summary:
         """What the report tells of a run."""
-        return Summary(
-            run, self.outcomes.tally(run), self.ledger.revisions(run), self.history.executions(run)
-        )
+        return Summary(run, self.outcomes.tally(run), self.ledger.revisions(run), self.history.executions(run))

@@ -25,10 +25,11 @@ from esgbatch.encryption.gpg import GpgEncryptor
 from esgbatch.encryption.keys import load_recipients
 from esgbatch.errors import ConfigError, EncryptionError, NothingToDo
 from esgbatch.fetching.concurrency import AutoConcurrency, FixedConcurrency
-from esgbatch.fetching.dispatcher import Dispatcher, Pace
+from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.engines import ThreadEngine
 from esgbatch.fetching.limiter import RateLimiter
 from esgbatch.fetching.retry import Backoff
+from esgbatch.fetching.ticket import Pace
 from esgbatch.files import private_folder
 from esgbatch.http.auth import authenticator
 from esgbatch.job import Job

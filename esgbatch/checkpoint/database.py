@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -17,6 +18,7 @@ from esgbatch.checkpoint import tables
 from esgbatch.errors import CheckpointError, ConfigError
 
 BUSY_SECONDS = 60
+CREATING = 0x45534742  # PostgreSQL's number of the lock under which tables are made
 T = TypeVar("T")
 
 
@@ -28,26 +30,20 @@ class Database:
     in batches this costs no more than less.
     """
 
-    def __init__(self, url: str, *, create: bool = True) -> None:
+    def __init__(self, url: str | URL, *, create: bool = True) -> None:
         """Open, and with `create` make the tables.
 
         Raises:
             ConfigError: the URL is wrong or its driver is not installed.
             CheckpointError: the database cannot be opened, or is of a newer program.
         """
-        try:
-            self._engine: Engine = create_engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            raise ConfigError(f"checkpoint.url cannot be used: {type(error).__name__}: {error}.") from None
-        if self._engine.dialect.name == "sqlite":
-            _prepare_sqlite(self._engine)
+        self._engine = _engine(url)
         self._writer = self._engine.execution_options(writing=True)
         if create:
-            with self.writing() as connection:
-                tables.metadata.create_all(connection)
-                if connection.execute(select(tables.schema)).first() is None:
-                    connection.execute(tables.schema.insert().values(version=tables.SCHEMA))
-        self._check_version()
+            self._make_tables()
+        else:
+            with self.reading() as connection:
+                _require_known_schema(connection)
 
     @classmethod
     def sqlite(cls, path: Path, *, create: bool = True) -> Database:
@@ -57,7 +53,8 @@ class Database:
                 path.touch(mode=0o600)
             except OSError as error:
                 raise CheckpointError(f"{path} cannot be made: {error.strerror}.") from None
-        return cls(f"sqlite:///{path}", create=create)
+        # Not as text: the path may hold what means something in a URL.
+        return cls(URL.create("sqlite", database=str(path)), create=create)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -74,15 +71,42 @@ class Database:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _check_version(self) -> None:
-        with self.reading() as connection:
-            version = connection.execute(select(tables.schema.c.version)).scalar_one()
-        if version > tables.SCHEMA:
-            raise CheckpointError(
-                f"The checkpoint database is of a newer esgbatch (schema {version}, this one knows "
-                f"{tables.SCHEMA}).",
-                advice="run the newer esgbatch",
-            )
+    def _make_tables(self) -> None:
+        with self.writing() as connection:
+            if connection.dialect.name == "postgresql":
+                # SQLite's writers are alone; here two that start at once would make the same tables.
+                connection.execute(select(func.pg_advisory_xact_lock(CREATING)))
+            tables.schema.create(connection, checkfirst=True)
+            if connection.execute(select(tables.schema)).first() is None:
+                connection.execute(tables.schema.insert().values(version=tables.SCHEMA))
+            _require_known_schema(connection)
+            tables.metadata.create_all(connection)
+
+
+def _engine(url: str | URL) -> Engine:
+    try:
+        engine = create_engine(url)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigError(f"checkpoint.url cannot be used, its driver is not installed: {error}.") from None
+    except (ArgumentError, ValueError):
+        # Their words may repeat a part of the URL, and with it the password.
+        raise ConfigError(
+            "checkpoint.url is no SQLAlchemy URL; it is written like postgresql+psycopg://user@host/database, "
+            "with %40 for an @ in a password."
+        ) from None
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine)
+    return engine
+
+
+def _require_known_schema(connection: Connection) -> None:
+    version = connection.execute(select(tables.schema.c.version)).scalar_one()
+    if version > tables.SCHEMA:
+        raise CheckpointError(
+            f"The checkpoint database is of a newer esgbatch (schema {version}, this one knows "
+            f"{tables.SCHEMA}).",
+            advice="run the newer esgbatch",
+        )
 
 
 def _prepare_sqlite(engine: Engine) -> None:
@@ -90,10 +114,10 @@ def _prepare_sqlite(engine: Engine) -> None:
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         # Transactions begin where we say so (`on_begin`), not where the driver guesses.
         connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        _use_write_ahead_log(connection)
         for pragma in (
-            "journal_mode = WAL",
             "synchronous = FULL",
-            f"busy_timeout = {BUSY_SECONDS * 1000}",
             "foreign_keys = ON",
             "secure_delete = ON",
         ):
@@ -105,6 +129,20 @@ def _prepare_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Two that open a new file at once refuse each other here, whatever busy_timeout says."""
+    until = time.monotonic() + 5.0
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
@@ -113,6 +151,8 @@ def _translated() -> Iterator[None]:
         # Only the driver's words: SQLAlchemy's would repeat the row, with names and scores.
         cause = getattr(error, "orig", None) or error
         words = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        # sqlite3 quotes a text that is no UTF-8.
+        words = words.partition(" with text ")[0]
         raise CheckpointError(f"The checkpoint database failed: {words}.") from None
 
 

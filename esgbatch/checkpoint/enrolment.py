@@ -31,7 +31,18 @@ class Enrolment:
         """Over ID and name of each row, in order: the frozen list's identity."""
         return self._hash.hexdigest()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the run's `--limit` is reached."""
+        return self._run.limit is not None and self.census.rows >= self._run.limit
+
     def add(self, connection: Connection, batch: Sequence[Listing]) -> None:
+        """Take a page's rows, in order, until the run is full."""
+        while batch and not self.is_full:
+            batch = batch[self._take(connection, batch) :]
+
+    def _take(self, connection: Connection, batch: Sequence[Listing]) -> int:
+        """Take no more than may fit, since duplicates show only in the database; returns how many."""
         usable: list[tuple[int, str, str]] = []
         inactive = refused = seen = 0
         room = None if self._run.limit is None else self._run.limit - self.census.rows
@@ -56,6 +67,7 @@ class Enrolment:
             duplicate=self.census.duplicate + len(usable) - len(kept),
             refused=self.census.refused + refused,
         )
+        return seen
 
     def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> set[int]:
         """Insert those with a new ID; return their positions."""

@@ -51,7 +51,7 @@ def lease(state_dir: Path, business_date: date, command: str) -> Iterator[Owner 
 
     Raises:
         RunHeld: a living process holds it.
-        CheckpointError: the lock file cannot be made.
+        CheckpointError: the lock file cannot be made or written.
     """
     path = lock_path(state_dir, business_date)
     try:
@@ -66,7 +66,10 @@ def lease(state_dir: Path, business_date: date, command: str) -> Iterator[Owner 
             holder = _read(descriptor)
             raise RunHeld(f"The run of {business_date} is held by {holder or 'another process'}.") from None
         died = _read(descriptor)
-        _write(descriptor, json.dumps(asdict(Owner.this_process(command))))
+        try:
+            _write(descriptor, json.dumps(asdict(Owner.this_process(command))))
+        except OSError as error:
+            raise CheckpointError(f"The lock file {path} cannot be written: {error.strerror}.") from None
         try:
             yield died
         finally:
@@ -76,19 +79,16 @@ def lease(state_dir: Path, business_date: date, command: str) -> Iterator[Owner 
 
 
 def holder(state_dir: Path, business_date: date) -> Owner | None:
-    """Who holds the run now; None when nobody does, a dead owner included."""
+    """Who holds the run now; None when nobody does, a dead owner included.
+
+    The lock itself is left alone: to try it would be to hold it for a moment, and a run
+    that starts in that moment would be refused.
+    """
     try:
-        descriptor = os.open(lock_path(state_dir, business_date), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        owner = Owner(**json.loads(lock_path(state_dir, business_date).read_bytes()))
+    except (OSError, ValueError, TypeError):
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _read(descriptor)
-    else:
-        return None
-    finally:
-        os.close(descriptor)
+    return owner if owner.is_alive() else None
 
 
 def _read(descriptor: int) -> Owner | None:
@@ -108,9 +108,10 @@ def _boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """The process's start in clock ticks since boot: proc(5), /proc/PID/stat field 22."""
+    """A living process's start in clock ticks since boot: proc(5), /proc/PID/stat fields 3 and 22."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    # A killed process that its parent has not reaped yet still has its entry.
+    return None if fields[0] in "ZX" else int(fields[19])

@@ -33,6 +33,8 @@ class SqlOutcomes:
 
     def record(self, run: Run, outcomes: Sequence[Outcome]) -> None:
         """Commit a batch. Attempts add up over the passes of a run."""
+        if not outcomes:
+            return
         with self._database.writing() as connection:
             connection.execute(
                 _RECORD,
@@ -133,6 +135,6 @@ _RECORD = (
         http_status=bindparam("new_http_status"),
         attempts=accounts.c.attempts + bindparam("more_attempts"),
         first_attempt=func.coalesce(accounts.c.first_attempt, bindparam("new_first_attempt")),
-        last_attempt=bindparam("new_last_attempt"),
+        last_attempt=func.coalesce(bindparam("new_last_attempt"), accounts.c.last_attempt),
     )
 )

@@ -89,7 +89,7 @@ class SqlRuns:
         with self._database.writing() as connection:
             for batch in batched(listings, PAGE):
                 enrolment.add(connection, batch)
-                if run.limit is not None and enrolment.census.rows >= run.limit:
+                if enrolment.is_full:
                     break
             census = enrolment.census
             if not census.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Annotated
@@ -43,6 +44,7 @@ def options(
 def main() -> None:
     """The console script. Files that the program makes are its user's alone unless it says otherwise."""
     os.umask(0o077)
+    signal.signal(signal.SIGTERM, _terminate)
     code = run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -50,6 +52,13 @@ def main() -> None:
         # An aborted attempt may still hang in a name look-up; everything is committed, so it is left behind.
         os._exit(code)
     sys.exit(code)
+
+
+def _terminate(signum: int, _frame: object) -> None:
+    """While nothing is under way that listens for signals itself."""
+    from esgbatch.errors import StopRequested
+
+    raise StopRequested.by_signal(signum)
 
 
 def run(arguments: list[str]) -> int:

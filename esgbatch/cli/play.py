@@ -52,7 +52,7 @@ def stay(accounts: int, rate: float | None) -> None:
             f"Mails           {server.places.mail.folder}\n"
             f"Pager events    {server.places.pager.events}\n\n"
             "Switch a fault on, see what is in force, see what was counted:\n"
-            f"  curl -d '{{\"outage\": \"503\"}}' {server.places.control_url}/faults\n"
+            f'  curl -d \'{{"outage": "503"}}\' {server.places.control_url}/faults\n'
             f"  curl {server.places.control_url}/faults\n"
             f"  curl {server.places.control_url}/stats",
             flush=True,

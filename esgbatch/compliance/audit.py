@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from esgbatch.config.secrets import require_private
 from esgbatch.errors import AuditBroken, CheckpointError, ConfigError
@@ -43,10 +43,6 @@ KEY_FILE = Path("keyring", "audit.key")
 KEY_BYTES = 32
 LOCK_SECONDS = 30.0
 BLOCK = 8192
-
-Action = Literal[
-    "run_started", "accounts_enrolled", "sealed", "delivered", "rerun", "delivery_repeated", "refused"
-]
 
 _RECORD = re.compile(rb'^(\{[^\n]*),"mac":"([0-9a-f]{64})"\}$', re.MULTILINE)
 _BROKEN_ADVICE = (
@@ -78,7 +74,7 @@ class AuditTrail:
 
     def append(
         self,
-        action: Action,
+        action: str,
         *,
         business_date: date | None = None,
         run_id: str | None = None,

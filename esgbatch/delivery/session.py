@@ -220,4 +220,3 @@ def _close(transport: paramiko.Transport) -> None:
     transport.close()
     if transport.is_alive():
         transport.join(JOIN_TIMEOUT)
-    transport.packetizer.complete_handshake()  # ends a timer whose thread would keep the process alive

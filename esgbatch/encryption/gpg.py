@@ -20,6 +20,7 @@ from esgbatch.encryption.packets import read_recipients
 from esgbatch.encryption.process import GpgProcess, disk_full
 from esgbatch.encryption.signing import open_home
 from esgbatch.errors import EncryptionError
+from esgbatch.files import sync_folder
 from esgbatch.model import Digest, SealedFile
 
 STALL = 60.0
@@ -140,7 +141,7 @@ class _Part:
             os.fsync(self.descriptor)
             self.path.replace(self._target)
             try:
-                _sync_folder(self._target.parent)
+                sync_folder(self._target.parent)
             except BaseException:
                 self._target.unlink(missing_ok=True)
                 raise
@@ -175,14 +176,6 @@ def remove_stale_parts(folder: Path) -> tuple[Path, ...]:
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

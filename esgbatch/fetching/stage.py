@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Sequence
 
 from esgbatch.deadline import Deadline, reserve
-from esgbatch.fetching.dispatcher import Dispatcher, Ended, Pace
+from esgbatch.fetching.dispatcher import Dispatcher
+from esgbatch.fetching.ticket import Ended, Pace
 from esgbatch.model import Outcome, Run, Snapshot, Stage, State, Work
-from esgbatch.ports import Clock, History, Listener, Outcomes
+from esgbatch.ports import Clock, Listener, Outcomes
+from esgbatch.records import Records
 
 RATE_WINDOW = 10.0
 SHOW_SECONDS = 1.0
@@ -24,8 +26,7 @@ class Rating:
     def __init__(
         self,
         run: Run,
-        outcomes: Outcomes,
-        history: History,
+        records: Records,
         listener: Listener,
         clock: Clock,
         deadline: Deadline,
@@ -33,12 +34,12 @@ class Rating:
         partial_at_deadline: bool,
     ) -> None:
         self._run = run
-        self._outcomes = outcomes
-        self._history = history
+        self._outcomes = records.outcomes
+        self._history = records.history
         self._listener = listener
         self._clock = clock
         self._deadline = deadline
-        self._start = outcomes.tally(run)
+        self._start = records.outcomes.tally(run)
         self._reserve = reserve(self._start.rows, deadline.remaining()) if deadline.binds else 0.0
         self._partial = partial_at_deadline
         self._recent: deque[tuple[float, int]] = deque()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import ssl
+import string
 from collections.abc import Iterator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import requests
 from pydantic import TypeAdapter, ValidationError
@@ -23,13 +24,27 @@ MAX_TOKEN_BYTES = 64 * 1024
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (http.client.RemoteDisconnected, "the connection was closed without an answer"),
     (http.client.IncompleteRead, "the answer was cut short"),
+    (http.client.HTTPException, "no valid HTTP"),
     (TimeoutError, "timed out"),
+    (requests.exceptions.ChunkedEncodingError, "the answer was cut short"),
+    (requests.exceptions.ContentDecodingError, "the answer is not compressed as it says"),
 )
 _WEB_URL: TypeAdapter[str] = TypeAdapter(WebUrl)
 
 
 class BodyTooLarge(Exception):
     """The answer is longer than the caller can use."""
+
+
+class _Session(requests.Session):
+    """A redirect is an answer like any other.
+
+    requests would, even where it is told to follow none, read the whole body of one, and
+    raise ValueError for a bad address.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - the base class's
+        return None
 
 
 def open_session(web: Web) -> requests.Session:
@@ -42,7 +57,7 @@ def open_session(web: Web) -> requests.Session:
     """
     # requests reads these files when it connects, where a wrong one looks like the server's failure.
     tls_context(web.ca_bundle, web.client_cert, web.client_key)
-    session = requests.Session()
+    session = _Session()
     session.trust_env = False
     session.headers["User-Agent"] = f"esgbatch/{__version__}"
     for scheme in ("https://", "http://"):
@@ -79,11 +94,10 @@ def get(
         response = session.get(
             url, params=params, headers=headers, timeout=timeout, allow_redirects=False, stream=True
         )
-        location = session.get_redirect_target(response)
-        if location is None:
+        if not response.is_redirect:
             return response
         response.close()
-        url, params = resolve(response.url, location), None
+        url, params = resolve(response.url, response.headers["Location"]), None
     raise requests.exceptions.TooManyRedirects(f"more than {MAX_REDIRECTS} redirects")
 
 
@@ -95,7 +109,8 @@ def resolve(url: str, reference: str) -> str:
             it leads from https to plain http.
     """
     try:
-        target = urljoin(url, reference)
+        # http.client takes headers as Latin-1; bytes beyond ASCII are for percent-encoding (RFC 3986, 2.1).
+        target = urljoin(url, quote(reference.encode("latin-1"), safe=string.punctuation))
         _WEB_URL.validate_python(target)
         if (origin(url)[0], origin(target)[0]) == ("https", "http"):
             raise ValueError("from https to plain http")
@@ -167,4 +182,5 @@ def is_certificate_problem(error: BaseException) -> bool:
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        wrapped = (argument for argument in error.args if isinstance(argument, BaseException))
+        error = error.__cause__ or error.__context__ or next(wrapped, None)

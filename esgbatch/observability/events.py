@@ -29,8 +29,11 @@ class Event:
 
 # What concerns one account is INFO at most: WARNING is for the job as a whole, and reaches people.
 EVENTS: Mapping[str, Event] = {
+    "preflight_warning": Event("WARNING", "{error}"),
     "run_started": Event("INFO", "{command} started"),
+    "taken_over": Event("WARNING", "the run is taken over from a process that died: {previous}"),
     "accounts_page": Event("DEBUG", "page {page} of the account list: {rows:,} rows", Stage.LISTING),
+    "accounts_unnamed": Event("WARNING", "page {page} of the account list has {rows:,} rows and no name"),
     "accounts_retry": Event(
         "WARNING", "the account system failed ({error}), attempt {attempt}; again in {wait:.1f} s"
     ),
@@ -44,29 +47,33 @@ EVENTS: Mapping[str, Event] = {
     "rating_finished": Event(
         "INFO",
         "rating ended after {seconds:.1f} s and {attempts:,} attempts: "
-        "{succeeded:,} succeeded, {failed:,} failed, {deferred:,} deferred",
+        "{succeeded:,} succeeded, {failed:,} failed, {pending:,} still open",
     ),
     "last_pass_started": Event("INFO", "last pass over {accounts:,} accounts"),
     "account_failed": Event("INFO", "account {account_id} failed: {reason}, attempts: {attempts}"),
     "throttled": Event("INFO", "the ESG API asks everybody to wait {seconds:.0f} s"),
-    "circuit_opened": Event("WARNING", "the ESG API is down: {accounts} accounts failed with no success"),
+    "circuit_opened": Event(
+        "WARNING", "the ESG API is down: {accounts} accounts failed, none succeeded ({error})"
+    ),
     "circuit_probe": Event("INFO", "probe of the ESG API: {result}"),
     "circuit_closed": Event("INFO", "the ESG API is back after {seconds:.0f} s"),
     "concurrency_changed": Event("DEBUG", "up to {value} requests in flight"),
     "token_refused": Event("WARNING", "the ESG API refused our token; it is renewed once"),
     "stopping": Event("WARNING", "stopping: {reason}"),
     "sealing_started": Event("INFO", "encrypting the file", Stage.SEALING),
-    "sealed": Event("INFO", "file sealed in {seconds:.1f} s: {rows:,} rows, {plaintext_bytes:,} bytes"),
+    "sealed": Event("INFO", "the encrypted file is whole: {rows:,} rows, {plaintext_bytes:,} bytes of text"),
     "gate_withheld": Event(
         "WARNING", "gate {gate} withholds the file: {figure}, allowed is {limit}", Stage.WITHHELD
     ),
     "delivery_started": Event("INFO", "bringing the file to the drop folder", Stage.DELIVERING),
     "delivery_step": Event("INFO", "delivery: {step}"),
     "delivery_attempt_failed": Event("WARNING", "delivery attempt {attempt} failed: {error}"),
-    "delivered": Event("INFO", "file and manifest are in place: {location}", Stage.DELIVERED),
-    "run_finished": Event(
-        "INFO", "run finished in {seconds:.1f} s: {succeeded:,} succeeded, {failed:,} failed"
+    "delivery_leftover_removed": Event(
+        "INFO", "removed from the drop folder, left by an attempt before: {file}"
     ),
+    "delivery_cleanup_failed": Event("WARNING", "leftovers may remain in the drop folder: {error}"),
+    "delivered": Event("INFO", "file and manifest are in place: {location}", Stage.DELIVERED),
+    "run_finished": Event("INFO", "run finished"),
     "run_failed": Event("ERROR", "run ended with code {exit_code}: {error}"),
     "progress": Event("INFO", "{done:,} of {total:,} accounts, {rate:.1f}/s, {failed:,} failed"),
     "listener_failed": Event("ERROR", "{listener} failed ({error}); it is told once, the job goes on"),

@@ -14,11 +14,11 @@ from pydantic import TypeAdapter
 
 from esgbatch.config.model import Ratings, WebUrl
 from esgbatch.errors import ConfigError
-from esgbatch.http.auth import Authenticator, LoginRefused, LoginUnavailable
+from esgbatch.http.auth import Authenticator, Credential, LoginRefused, LoginUnavailable
 from esgbatch.http.trust import origin
 from esgbatch.model import Answer, Reason, Verdict
 from esgbatch.ratings.mapping import BadRating, NotJson, RatingMapper
-from esgbatch.ratings.transport import MAX_BODY, Connections, ExchangeFailed
+from esgbatch.ratings.transport import MAX_BODY, Connection, Connections, ExchangeFailed
 
 MAX_REDIRECTS = 5
 PLACEHOLDER = "{account_id}"
@@ -79,7 +79,15 @@ class CurlRatings:
         request = self._redirected.pop(account_id, None) or self._request(account_id)
         if not request.trusted:
             credential = None
-        connection = self._connections.mine()
+        connection = self._connections.take()
+        try:
+            return self._exchange(connection, account_id, request, credential)
+        finally:
+            self._connections.give_back(connection)
+
+    def _exchange(
+        self, connection: Connection, account_id: str, request: _Request, credential: Credential | None
+    ) -> Answer:
         started = time.monotonic()
         try:
             status = connection.exchange(request.url, credential=credential, body=request.body)

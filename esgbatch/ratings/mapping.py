@@ -85,13 +85,13 @@ def _number(text: str) -> Decimal:
         return NAN
 
 
-# int is never used: it refuses more than 4,300 digits.
-_decode = json.JSONDecoder(parse_float=Decimal, parse_int=Decimal, parse_constant=Decimal).decode
-_decode_warily = json.JSONDecoder(parse_float=_number, parse_int=_number, parse_constant=_number).decode
+# Not int, which refuses more than 4,300 digits. A float is thus never a score.
+_decode = json.JSONDecoder(parse_float=Decimal, parse_int=Decimal).decode
+_decode_warily = json.JSONDecoder(parse_float=_number, parse_int=_number).decode
 
 
 def _parse(body: bytes) -> Any:
-    """RFC 8259, 8.1: UTF-8; a byte order mark may be ignored. NaN and Infinity pass, as numbers."""
+    """RFC 8259, 8.1: UTF-8; a byte order mark may be ignored. NaN and Infinity pass, as floats."""
     try:
         text = str(body.removeprefix(codecs.BOM_UTF8), "utf-8")
         try:

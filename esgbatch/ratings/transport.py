@@ -1,7 +1,7 @@
 """One HTTP exchange by libcurl, from many threads, that another thread can end.
 
-libcurl releases the interpreter lock and costs a fifth of requests. A handle belongs to
-one thread and keeps its connection alive; nothing is shared between handles. Python
+libcurl releases the interpreter lock and costs a fifth of requests. A handle is used by
+one thread at a time and keeps its connection alive; nothing is shared between handles. Python
 callbacks are what is dear here (each waits for the interpreter lock), so there is one
 for the body and none for headers or progress.
 """
@@ -14,6 +14,7 @@ import socket
 import ssl
 import string
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from urllib.parse import quote
@@ -30,7 +31,6 @@ MAX_BODY = 1024 * 1024
 
 # pycurl has no names for CURLOPT_QUICK_EXIT, CURLOPT_RTSP_REQUEST and CURL_RTSPREQ_RECEIVE.
 _QUICK_EXIT, _RTSP_REQUEST, _RTSP_RECEIVE = 322, 189, 11
-_TOO_LARGE = (pycurl.E_FILESIZE_EXCEEDED, pycurl.E_WRITE_ERROR)
 _UNSET = Credential("", "")
 
 _TROUBLES = {
@@ -116,7 +116,7 @@ class _Body:
 
 
 class Connection:
-    """One thread's handle. What it says of an answer holds until the next `exchange`."""
+    """One handle. What it says of an answer holds until the next `exchange`."""
 
     def __init__(
         self, settings: Sequence[tuple[int, object]], headers: Sequence[str], sockets: _Sockets
@@ -132,15 +132,11 @@ class Connection:
         self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, sockets.close)
         self._credential: Credential | None = _UNSET
 
-    def __del__(self) -> None:
-        # Only an explicit close tells `Sockets`; a handle that is merely collected does not.
-        self._curl.close()
-
     def exchange(self, url: str, *, credential: Credential | None, body: bytes | None) -> int:
         """Send one request, a POST where there is a body, and return the answer's status.
 
         Raises:
-            ExchangeFailed: for a body over `MAX_BODY` only if there is no status.
+            ExchangeFailed: but not for a body over `MAX_BODY`, which is cut off.
         """
         curl = self._curl
         if credential is not self._credential:
@@ -154,9 +150,9 @@ class Connection:
         try:
             curl.perform()
         except pycurl.error as error:
-            if error.args[0] not in _TOO_LARGE:
+            # A write error is `_Body` refusing more: the status is good.
+            if error.args[0] != pycurl.E_WRITE_ERROR:
                 raise ExchangeFailed(self._trouble(*error.args)) from None
-            self._body.size = MAX_BODY + 1
         status: int = curl.getinfo(pycurl.RESPONSE_CODE)
         return status
 
@@ -207,7 +203,10 @@ class Connection:
 
 
 class Connections:
-    """The threads' connections to one API.
+    """The connections to one API, the one used last first.
+
+    Not one a thread: a pool of threads takes turns, so each of hundreds of connections
+    would be used so seldom that the server closes it in between.
 
     Raises:
         ConfigError: a certificate file is missing or cannot be used.
@@ -216,9 +215,9 @@ class Connections:
     def __init__(self, config: Ratings) -> None:
         _check_certificates(config)
         self._settings = tuple(_settings(config))
-        self._headers = tuple(_headers(config))
+        self._headers = _headers(config)
         self._sockets = _Sockets()
-        self._local = threading.local()
+        self._idle: deque[Connection] = deque()
 
     @property
     def ended(self) -> bool:
@@ -228,13 +227,15 @@ class Connections:
         """Break every exchange under way, and let none begin any more."""
         self._sockets.end()
 
-    def mine(self) -> Connection:
-        """The calling thread's connection; it ends with the thread."""
+    def take(self) -> Connection:
+        """A connection for this thread alone, until it gives it back."""
         try:
-            connection: Connection = self._local.connection
-        except AttributeError:
-            connection = self._local.connection = Connection(self._settings, self._headers, self._sockets)
-        return connection
+            return self._idle.pop()
+        except IndexError:
+            return Connection(self._settings, self._headers, self._sockets)
+
+    def give_back(self, connection: Connection) -> None:
+        self._idle.append(connection)
 
 
 def _check_certificates(config: Ratings) -> None:
@@ -266,7 +267,6 @@ def _settings(config: Ratings) -> Iterator[tuple[int, object]]:
     # A server that drips must not hold us: one limit for connecting, and one for everything.
     yield pycurl.CONNECTTIMEOUT_MS, _milliseconds(config.timeout.connect)
     yield pycurl.TIMEOUT_MS, _milliseconds(config.timeout.connect + config.timeout.read)
-    yield pycurl.MAXFILESIZE, MAX_BODY
     yield pycurl.CAINFO, ca_bundle(config.ca_bundle)
     yield pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2
     yield pycurl.SSL_VERIFYPEER, 1
@@ -280,11 +280,10 @@ def _settings(config: Ratings) -> Iterator[tuple[int, object]]:
     yield pycurl.PROXY_CAINFO, ca_bundle(config.ca_bundle)
 
 
-def _headers(config: Ratings) -> Iterator[str]:
-    yield "Accept: application/json"
-    if config.method == "POST":
-        # With nothing after the colon, libcurl's own Content-Type is taken away.
-        yield "Content-Type: application/json" if config.body is not None else "Content-Type:"
+def _headers(config: Ratings) -> tuple[str, str]:
+    # With nothing after the colon, libcurl sends no Content-Type of its own.
+    kind = "" if config.body is None else " application/json"
+    return "Accept: application/json", f"Content-Type:{kind}"
 
 
 def _milliseconds(seconds: float) -> int:

@@ -376,7 +376,7 @@ def test_gpg_that_fails_gives_its_own_words_and_no_file(
     with pytest.raises(EncryptionError, match=message):
         seal(encryptor, target, [CHUNK] * 50)
     assert list(target.parent.iterdir()) == []
-    assert running(keyring) == []
+    until(lambda: running(keyring) == [])
 
 
 def test_killed_gpg_is_an_error_and_leaves_nothing(
@@ -406,7 +406,7 @@ def test_frozen_gpg_is_killed_after_the_time_limit(
     with pytest.raises(EncryptionError, match=r"no sign of life for 0\.3 seconds"):
         seal(GpgEncryptor(config(keys["alice"]), keyring, stall=0.3), target, chunks)
     assert time.monotonic() - began < 5
-    assert running(keyring) == []
+    until(lambda: running(keyring) == [])
     assert list(target.parent.iterdir()) == []
 
 
@@ -416,7 +416,7 @@ def test_children_of_a_hanging_wrapper_die_with_it(
     hanging = wrapper(tmp_path, f'tail -f "{tmp_path}/gpg-wrapper" >/dev/null & cat >/dev/null; wait')
     with pytest.raises(EncryptionError, match="no sign of life"):
         seal(GpgEncryptor(config(keys["alice"], gpg=hanging), keyring, stall=0.3), target)
-    assert running(tmp_path) == []
+    until(lambda: running(tmp_path) == [])
 
 
 def test_slow_stream_is_no_stalled_gpg(keys: dict[str, KeyPair], keyring: Path, target: Path) -> None:
@@ -438,7 +438,7 @@ def test_frozen_gpg_while_keys_are_read_is_bounded_too(
     path.chmod(0o755)
     with pytest.raises(EncryptionError, match="could not read the key file"):
         load_recipients(config(keys["alice"], gpg=str(path)), keyring, time.time())
-    assert running(path) == []
+    until(lambda: running(path) == [])
 
 
 @pytest.mark.parametrize("error", [RuntimeError("row 17"), KeyboardInterrupt()], ids=["Exception", "Ctrl-C"])
@@ -453,7 +453,7 @@ def test_stream_that_breaks_leaves_no_gpg(
     for encryptor in (GpgEncryptor(config(keys["alice"]), keyring), GpgEncryptor(signed, keyring)):
         with pytest.raises(type(error)):
             seal(encryptor, target, endless(strike))
-        assert running(keyring) == []
+        until(lambda: running(keyring) == [])
         assert list(target.parent.iterdir()) == []
     assert signing_homes() == []
 
@@ -609,7 +609,7 @@ def test_killed_job_leaves_no_gpg_no_file_and_nothing_that_stays(
     seal(GpgEncryptor(signed, keyring), target)
 
     assert signing_homes() == []
-    assert running(home) == []
+    until(lambda: running(home) == [])
     assert decrypt(target, keys["alice"], signer=keys["mallory"]).plaintext == CHUNK
 
 

@@ -137,9 +137,21 @@ def test_a_file_that_is_lost_is_brought_again_with_its_manifest_after_it(
 
 
 def test_a_longer_leftover_under_the_temporary_name_is_overwritten(server: Sshd, package: Package) -> None:
-    (server.drop / f".{NAME}.{package.token}.part").write_bytes(bytes(package.digest.size + 100_000))
+    leftover = package.path.read_bytes() + b"and more"
+    (server.drop / f".{NAME}.{package.token}.part").write_bytes(leftover)
     assert Courier(server.delivery()).deliver(package).attempts == 1
     assert has_arrived(package, server.drop)
+
+
+def test_a_whole_leftover_under_the_temporary_name_is_not_written_again(server: Sshd, package: Package) -> None:
+    """It may have its final mode already, and that may forbid to write it."""
+    notes = Notes(at={Step.RENAMING: server.kill}, written_first=True)
+    with pytest.raises(DeliveryError):
+        Courier(server.delivery(attempts=1)).deliver(package, notes)
+    server.start()
+    Courier(server.delivery()).deliver(package, Notes(done=notes.done))
+    assert has_arrived(package, server.drop)
+    assert server.sftp_log.read_text(encoding="utf-8").count("flags WRITE") == 2
 
 
 def test_a_relative_folder_is_below_the_users_home(server: Sshd, package: Package) -> None:
@@ -362,10 +374,13 @@ def test_an_error_that_comes_only_with_fsync_or_close_is_noticed(
     tmp_path: Path, package: Package, request_kind: str
 ) -> None:
     struck = tmp_path / "struck"
+    errors_before_uploaded: list[str] = []
     with Sshd(tmp_path / "server", relay=[f"fail:{request_kind}:1", f"once:{struck}"]) as server:
         courier = Courier(server.delivery())
-        assert courier.deliver(package).attempts == 2
+        notes = Notes(at={Step.UPLOADED: lambda: errors_before_uploaded.extend(courier.errors)})
+        assert courier.deliver(package, notes).attempts == 2
         assert struck.exists()
+        assert len(errors_before_uploaded) == 1
         assert has_arrived(package, server.drop)
 
 
@@ -678,6 +693,14 @@ def test_a_renaming_that_never_happened_is_not_taken_for_a_receiver(
     assert notes.done[-1] is Step.RENAMING
     server.start()
     Courier(config).deliver(package, Notes(done=notes.done))
+    assert has_arrived(package, server.drop)
+
+
+def test_without_such_a_receiver_a_file_that_is_gone_is_brought_again(server: Sshd, package: Package) -> None:
+    notes = Notes()
+    Courier(server.delivery()).deliver(package, notes)
+    (server.drop / NAME).unlink()
+    Courier(server.delivery()).deliver(package, Notes(done=notes.done))
     assert has_arrived(package, server.drop)
 
 

@@ -48,7 +48,7 @@ with people_listener(sys.stderr, zone, None) as people:
     everybody.event("rating_started", pending=1_000_000)
     everybody.progress(night)
     show()
-    everybody.event("circuit_opened", accounts=20, since="now")
+    everybody.event("circuit_opened", accounts=20, error="HTTP 503")
     everybody.progress(replace(night, done=1_000_000))
     show()
     everybody.event("sealing_started")
@@ -105,9 +105,11 @@ def test_the_bar_on_a_real_terminal(screen: tuple[Tmux, int]) -> None:
     assert len(bar) <= columns
     assert below == facts[:columns].rstrip()
 
-    warning, bar, below = terminal.look()
-    assert warning.endswith("Z warning: the ESG API is down: 20 accounts failed with no success")
+    *warning, bar, below = terminal.look()
+    assert " ".join(line.strip() for line in warning).endswith(
+        "Z warning: the ESG API is down: 20 accounts failed, none succeeded (HTTP 503)"
+    )
     assert bar.endswith("1,000,000/1,000,000 (100%)")
     assert below == facts[:columns].rstrip()
 
-    assert terminal.look() == [warning, "sealing  encrypting the file", "the result"]
+    assert terminal.look() == [*warning, "sealing  encrypting the file", "the result"]

@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from esgbatch.checkpoint import runs as runs_module
 from esgbatch.errors import (
     AccountSystemError,
-    BatchError,
     CheckpointError,
     ExitCode,
     NothingToDo,
     StopRequested,
     WrongUsage,
 )
-from esgbatch.model import Approval, Census, Failure, Listing, Reason, Row, Run, Stage, State, Tally, Work
-from esgbatch.ports import Runs
+from esgbatch.model import Approval, Census, Failure, Listing, Reason, Row, Stage, State, Tally, Work
 from tests.checkpoints import COLUMNS, DAY, Books, account, deferral, failure, listings, success
 
 STRANGE = [
@@ -196,7 +194,7 @@ def test_strange_ids_and_names_come_back_unchanged(books: Books) -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_enrolment_agrees_with_reading_one_row_after_another(
     books: Books, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
@@ -387,22 +385,12 @@ def test_reopening_many_accounts_by_name(books: Books) -> None:
     assert books.outcomes.tally(run) == Tally(2500, 0, 500, {Reason.NO_RATING: 1})
 
 
-def unknown_account(runs: Runs, run: Run) -> None:
-    runs.reopen(run, ["A-0", *(f"A-{number}" for number in range(7000, 8000)), "A-1"])
-
-
-def no_account(runs: Runs, run: Run) -> None:
-    runs.reopen(replace(run, number=10_000), None)
-
-
-@pytest.mark.parametrize(("call", "error"), [(unknown_account, WrongUsage), (no_account, NothingToDo)])
-def test_reopening_for_nothing_changes_nothing(books: Books, call, error: type[BatchError]) -> None:
+def test_an_unknown_account_among_known_ones_changes_nothing(books: Books) -> None:
     run = books.rated()
     before = books.everything()
-    with pytest.raises(error) as raised:
-        call(books.runs, run)
+    with pytest.raises(WrongUsage):
+        books.runs.reopen(run, ["A-0", *(f"A-{number}" for number in range(7000, 8000)), "A-1"])
     assert books.everything() == before
-    assert "\n" not in str(raised.value)
 
 
 def test_unknown_accounts_are_named(books: Books) -> None:
@@ -412,8 +400,11 @@ def test_unknown_accounts_are_named(books: Books) -> None:
 
 
 def test_there_is_no_failed_account_to_rate_again(books: Books) -> None:
+    run = books.rated(succeeded=2, failed=0)
+    before = books.everything()
     with pytest.raises(NothingToDo):
-        books.runs.reopen(books.rated(succeeded=2, failed=0), None)
+        books.runs.reopen(run, None)
+    assert books.everything() == before
 
 
 @pytest.mark.parametrize(
@@ -433,7 +424,9 @@ def test_only_a_sealed_file_makes_a_new_revision(
 
 def test_an_approval_is_kept_until_the_next_revision(books: Books) -> None:
     run = books.runs.advance(books.rated(), Stage.WITHHELD)
-    approval = Approval("J. O'Neill \x1b[31m", 'known: "split" of 口座\n2', datetime(2026, 11, 24, 13, tzinfo=UTC))
+    approval = Approval(
+        "J. O'Neill \x1b[31m", 'known: "split" of 口座\n2', datetime(2026, 11, 24, 13, tzinfo=UTC)
+    )
     approved = books.runs.approve(run, approval)
     assert (approved.stage, approved.approval) == (Stage.SEALING, approval)
     assert books.again(run) == approved

@@ -7,11 +7,13 @@ import json
 import os
 import time
 from collections.abc import Callable
+from datetime import date
 from email.utils import formatdate
 from urllib.parse import unquote
 
 import pytest
 
+from esgbatch.errors import ConfigError
 from esgbatch.model import Answer, Reason, Verdict
 from esgbatch.ratings.transport import MAX_BODY
 from tests.sockets.faultserver import (
@@ -107,6 +109,12 @@ def test_an_id_in_a_body_stays_one_text(account_id: str) -> None:
     with FaultServer(GOOD) as server:
         provider(server.url, method="POST", body={"id": "{account_id}"}).rate(account_id)
         assert json.loads(server.requests[0].body) == {"id": account_id}
+
+
+@pytest.mark.parametrize("value", [date(2026, 11, 24), float("nan")])
+def test_a_body_that_json_has_no_words_for(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"ratings\.body"):
+        provider("https://esg.example", method="POST", body={"asOf": value})
 
 
 def test_a_post_without_a_body() -> None:
@@ -219,6 +227,16 @@ def test_a_body_is_bounded(send: Callable[[bytes], Callable[[Peer], None]]) -> N
         for _ in range(2):
             answer = client.rate(ACCOUNT)
             assert (answer.verdict, answer.detail) == (Verdict.TRANSIENT, f"larger than {MAX_BODY} bytes")
+
+
+def test_a_body_without_end_is_cut_off() -> None:
+    def endless(peer: Peer) -> None:
+        peer.send(head(200))
+        while True:
+            peer.send(b" " * 65536)
+
+    with FaultServer(endless) as server:
+        assert rate(server.url).detail == f"larger than {MAX_BODY} bytes"
 
 
 @pytest.mark.parametrize(

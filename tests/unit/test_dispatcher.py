@@ -11,9 +11,10 @@ import pytest
 
 from esgbatch.errors import CredentialsRefused, OutageTooLong
 from esgbatch.fetching.concurrency import AutoConcurrency, FixedConcurrency
-from esgbatch.fetching.dispatcher import Dispatcher, Ended, Pace
+from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.limiter import RateLimiter
 from esgbatch.fetching.retry import Backoff
+from esgbatch.fetching.ticket import Ended, Pace
 from esgbatch.model import Answer, Outcome, Reason, State, Verdict, Work
 from tests.simulated import Api, RecordingListener, SimulatedClock, SimulatedEngine
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -28,7 +29,9 @@ from esgbatch.observability.events import EVENTS
 from esgbatch.observability.logs import FIXED_FIELDS, LogListener, configure
 
 DAY = date(2026, 11, 24)
-DOCUMENT = Path(__file__).parents[2] / "docs" / "logging.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "logging.md"
+PACKAGE = ROOT / "esgbatch"
 AWKWARD = 'p"a\\s\ns wörd\x1b'
 
 
@@ -258,14 +261,15 @@ def test_control_characters_are_escaped(file: Path, capfd: pytest.CaptureFixture
 def test_stderr_has_short_warnings_for_people(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     listener = LogListener()
     listener.event("run_started", command="run")
-    listener.event("circuit_opened", accounts=20, since="2026-11-24T11:00:00Z")
+    listener.event("circuit_opened", accounts=20, error="HTTP 503")
     listener.event("run_failed", exit_code=16, error="told by the command itself")
     logging.getLogger("paramiko").error("told by our own events")
     logging.getLogger("paramiko").info("not even in the file")
     captured = capfd.readouterr()
     assert captured.out == ""
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\dZ warning: the ESG API is down: 20 accounts failed with no success\n", captured.err
+        r"\d\d:\d\d:\d\dZ warning: the ESG API is down: 20 accounts failed, none succeeded \(HTTP 503\)\n",
+        captured.err,
     )
     assert [(e["event"], e["level"]) for e in entries(file)] == [
         ("run_started", "INFO"), ("circuit_opened", "WARNING"), ("run_failed", "ERROR"), ("library", "ERROR"),
@@ -366,6 +370,25 @@ def test_the_document_lists_every_event_with_its_level_and_fields() -> None:
         assert documented[name][1] == event.level, name
         fields = set(re.findall(r"`(\w+)`", documented[name][2]))
         assert set(re.findall(r"\{(\w+)", event.text)) <= fields, name
+
+
+def emitted() -> Iterator[tuple[str, set[str]]]:
+    """Every event that the program tells by a literal name, with its fields."""
+    for source in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(ast.Attribute(attr="event"), [ast.Constant(str(name))], keywords):
+                    yield name, {keyword.arg or "**" for keyword in keywords}
+
+
+def test_what_the_program_tells_is_what_the_table_says() -> None:
+    documented = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in table("Events")}
+    told = list(emitted())
+    assert len(told) > 15
+    for name, fields in told:
+        assert name in EVENTS, name
+        assert set(re.findall(r"\{(\w+)", EVENTS[name].text)) <= fields, name
+        assert fields - set(FIXED_FIELDS) <= documented[name] | {"traceback"}, name
 
 
 def test_every_progress_field_is_documented(file: Path) -> None:

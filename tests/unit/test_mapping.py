@@ -185,7 +185,7 @@ def test_jmespath_expressions_see_exact_numbers(path: str, score: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["to_number(s)", "length(s)", "[?@ > `1`]", "max([s, `1`])", "s > `5`"])
-@pytest.mark.parametrize("text", ['"71.235"', "71.235", "null", "NaN", "{}"])
+@pytest.mark.parametrize("text", ['"71.235"', "71.235", "null", "NaN", "{}", "1e99999999999999999999"])
 def test_an_expression_that_does_not_fit_is_a_bad_rating(path: str, text: str) -> None:
     """`to_number` is among them: it would go through a binary float."""
     assert bad(text, path=path).startswith("Overall: ")

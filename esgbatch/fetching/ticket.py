@@ -1,0 +1,76 @@
+"""What the dispatcher keeps in its hands: the account under way, the pace, and its neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from esgbatch.fetching.latency import LatencyHistogram
+from esgbatch.model import Outcome, State, Work
+
+
+class Ended(StrEnum):
+    """Why a pass over the accounts ended."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    OUT_OF_TIME = "out of time"
+
+
+class Concurrency(Protocol):
+    value: int
+
+    def observe(self, latency: float) -> None: ...
+
+    def starved(self) -> None: ...
+
+    def adjust(self, now: float) -> bool: ...
+
+
+class Backlog(Protocol):
+    """What is left to do, and where outcomes go: the checkpoint, seen from the dispatcher."""
+
+    def next(self, limit: int) -> Sequence[Work]:
+        """The next accounts in order; empty when there are no more."""
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit; when this returns, they are not lost any more."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """An account under way. Times are seconds since the epoch."""
+
+    work: Work
+    attempts: int = 0
+    first_attempt: float | None = None
+    last_attempt: float | None = None
+    http_status: int | None = None
+    renewed: bool = False
+
+
+@dataclass(slots=True)
+class Pace:
+    """How the loop stands, for whoever shows it. `held_until` is monotonic."""
+
+    attempts: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    deferred: int = 0
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    concurrency: int = 0
+    held: str = ""
+    held_until: float = -math.inf
+    in_flight: int = 0
+    waiting: int = 0
+
+    def count(self, state: State) -> None:
+        if state is State.SUCCEEDED:
+            self.succeeded += 1
+        elif state is State.FAILED:
+            self.failed += 1
+        else:
+            self.deferred += 1

@@ -1,0 +1,179 @@
+"""What is written for people is true: commands, options, exit codes, keys, links, the crontab."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from datetime import UTC, date, datetime, time, timedelta
+from importlib.resources import files
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import typer.main
+
+from esgbatch.cli.app import app
+from esgbatch.cli.exits import MEANINGS
+from esgbatch.config.load import load
+from esgbatch.config.model import Config, Section
+from esgbatch.deadline import moment
+from esgbatch.errors import BatchError, ExitCode
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "crontab.example"])
+GROUP = typer.main.get_command(app)
+COMMANDS = GROUP.commands
+
+
+def help_of(command: str) -> str:
+    shown = subprocess.run(
+        [sys.executable, "-m", "esgbatch", command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    return shown.stdout
+
+
+def options_of(command: str) -> set[str]:
+    return {name for parameter in COMMANDS[command].params for name in parameter.opts}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_tells_the_exit_codes(command: str):
+    told = help_of(command).partition("Exit codes:")[2]
+    codes = {int(code) for code in re.findall(r"^ *(\d+):", told, re.MULTILINE)}
+    assert {0, 1, 2} <= codes <= set(MEANINGS)
+
+
+def test_every_night_command_tells_every_code_it_can_end_with():
+    for command in ("run", "resume", "rerun"):
+        told = help_of(command)
+        for code in (10, 11, 12, 13, 14, 15, 16, 17, 18, 130, 143):
+            assert re.search(rf"^ *{code}:", told, re.MULTILINE), (command, code)
+
+
+def test_the_readme_has_the_exit_codes_as_they_are():
+    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert {int(code): meaning for code, meaning in table.items()} == MEANINGS
+
+
+def test_every_error_has_a_code_and_says_what_is_next():
+    def below(kind: type[BatchError]) -> list[type[BatchError]]:
+        return [kind, *(each for child in kind.__subclasses__() for each in below(child))]
+
+    for kind in below(BatchError)[1:]:
+        assert kind.code is not ExitCode.BUG, kind
+        assert kind.code in (ExitCode.DOCTOR, ExitCode.WATCHDOG, ExitCode.AUDIT) or kind.default_advice, kind
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_in_the_documents_exist(page: Path):
+    for line in re.findall(r"esgbatch ((?:[a-z]+)[^`\n|]*)", page.read_text()):
+        words = line.split()
+        if words[0] not in COMMANDS:
+            continue
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line):
+            assert option in options_of(words[0]), f"{page.name}: esgbatch {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_spans_name_real_commands(page: Path):
+    for span in re.findall(r"`esgbatch ([a-z]+)", page.read_text()):
+        assert span in COMMANDS, f"{page.name}: esgbatch {span}"
+
+
+def test_advice_names_real_commands_and_options():
+    from esgbatch import errors
+
+    for line in re.findall(r"`esgbatch ([^`]+)`", Path(errors.__file__).read_text()):
+        command, *_ = line.split()
+        assert command in COMMANDS or command in ("doctor",), line
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in options_of(command), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def template() -> str:
+    return (files("esgbatch.config") / "template.toml").read_text()
+
+
+def test_the_template_is_valid_and_says_what_the_defaults_are():
+    config = load(Path(str(files("esgbatch.config") / "template.toml")), {})
+    assert config.header[0] == "Account ID"
+    assert config.job == Config.model_fields["job"].default
+    assert config.quality == Config.model_fields["quality"].default
+
+
+def test_the_template_names_every_section_that_works():
+    written = tomllib.loads(template())
+    for name, field in Config.model_fields.items():
+        if name in ("alerts", "metrics", "retention"):
+            continue
+        assert name in written, name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            unknown = set(written[name]) - set(field.annotation.model_fields)
+            assert not unknown
+
+
+# --- the crontab ------------------------------------------------------------------------------
+
+CHICAGO = ZoneInfo("America/Chicago")
+
+
+def crontab_command() -> tuple[list[str], str]:
+    """The minutes, and the shell command as cron would start it."""
+    lines = [
+        line
+        for line in (ROOT / "crontab.example").read_text().splitlines()
+        if line and not line.startswith("#") and "=" not in line.split()[0]
+    ]
+    assert len(lines) == 1
+    minutes, hour, day, month, weekday, user, command = lines[0].split(None, 6)
+    assert (hour, day, month, weekday, user) == ("*", "*", "*", "*", "esgbatch")
+    assert "%" not in command.replace("\\%", ""), "an unescaped % ends a cron command"
+    return minutes.split(","), command.replace("\\%", "%")
+
+
+@pytest.mark.parametrize(
+    "day", [date(2026, 3, 8), date(2026, 7, 1), date(2026, 11, 1), date(2026, 12, 24)], ids=str
+)
+def test_the_crontab_starts_once_a_day_at_five_in_chicago(day: date, tmp_path: Path):
+    minutes, command = crontab_command()
+    assert minutes == ["0", "15", "30", "45"], "the smallest step between time zones"
+    for name, body in (
+        ("esgbatch", 'echo "$@" >> "$STARTED"'),
+        ("date", '/bin/date -d "@$NOW" "$@"'),
+    ):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\n{body}\n")
+        script.chmod(0o755)
+    begin = datetime.combine(day, time(0), CHICAGO).astimezone(UTC)
+    end = datetime.combine(day + timedelta(days=1), time(0), CHICAGO).astimezone(UTC)
+    starts = []
+    at = begin
+    while at < end:
+        log = tmp_path / "started"
+        log.unlink(missing_ok=True)
+        environment = {
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "NOW": str(int(at.timestamp())),
+            "STARTED": str(log),
+            "TZ": "Asia/Kathmandu",
+        }
+        subprocess.run(["/bin/sh", "-c", command], env=environment, check=True)
+        if log.exists():
+            assert log.read_text().split() == ["run", "--config", "/etc/esgbatch/esgbatch.toml"]
+            starts.append(at)
+        at += timedelta(minutes=15)
+    assert starts == [moment(day, time(5), CHICAGO)]
