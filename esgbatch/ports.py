@@ -215,7 +215,7 @@ class Listener(Protocol):
     """Whoever wants to know how the run goes: logs, progress bar, metrics. Must not raise."""
 
     def event(self, name: str, /, **fields: object) -> None:
-        """Something happened; names and fields are listed in docs/operations.md."""
+        """Something happened; names and fields are listed in docs/logging.md."""
 
     def progress(self, snapshot: Snapshot) -> None:
         """Once a second or so while accounts are rated."""

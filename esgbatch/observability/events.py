@@ -58,8 +58,6 @@ EVENTS: Mapping[str, Event] = {
     "circuit_probe": Event("INFO", "probe of the ESG API: {result}"),
     "circuit_closed": Event("INFO", "the ESG API is back after {seconds:.0f} s"),
     "concurrency_changed": Event("DEBUG", "up to {value} requests in flight"),
-    "token_refused": Event("WARNING", "the ESG API refused our token; it is renewed once"),
-    "stopping": Event("WARNING", "stopping: {reason}"),
     "sealing_started": Event("INFO", "encrypting the file", Stage.SEALING),
     "sealed": Event("INFO", "the encrypted file is whole: {rows:,} rows, {plaintext_bytes:,} bytes of text"),
     "gate_withheld": Event(

@@ -107,7 +107,12 @@ def configure(
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, FILE_MODE)
+        if os.fstat(descriptor).st_size == 0:
+            # The program's umask is for its state; a log is there for its group to ship.
+            os.fchmod(descriptor, FILE_MODE)
+        return descriptor
     except OSError as error:
         folder = shlex.quote(str(path.parent))
         raise ConfigError(

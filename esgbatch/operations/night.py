@@ -153,20 +153,27 @@ def _execute(job: Job, found: Run, command: str, deadline: Deadline) -> Result:
             advice="restore [[ratings.scores]] for this date",
         )
     execution = job.records.history.begin(found, command)
-    code, error = ExitCode.BUG, "unexpected error"
-    job.listener.event("run_started", command=command, stage=found.stage, deadline=deadline.at)
+    code: ExitCode = ExitCode.BUG
+    error: BaseException | None = None
+    job.listener.event(
+        "run_started",
+        command=command,
+        run_id=found.run_id,
+        revision=found.revision,
+        stage=found.stage,
+        deadline=deadline.at,
+    )
     try:
         with job.stop.installed(deadline.remaining() if deadline.binds else None):
             finished = run_job(job, found, deadline)
-        code, error = ExitCode.DELIVERED, ""
-    except BatchError as failure:
-        code, error = failure.code, str(failure)
-        raise
-    except StopRequested as stop:
-        code, error = stop.code, str(stop)
-        job.listener.event("stopping", reason=str(stop))
-        if stop.code is ExitCode.DEADLINE:
+        code = ExitCode.DELIVERED
+    except (BatchError, StopRequested) as failure:
+        code, error = failure.code, failure
+        if failure.code is ExitCode.DEADLINE and isinstance(failure, StopRequested):
             raise DeadlinePassed("The deadline passed before the file was delivered.") from None
+        raise
+    except BaseException as bug:
+        error = bug
         raise
     finally:
         # A broken database has its own error on the way; the record of the end must not hide it.
@@ -177,7 +184,7 @@ def _execute(job: Job, found: Run, command: str, deadline: Deadline) -> Result:
     return Result(job.records.summary(finished))
 
 
-def _record_end(job: Job, execution: int, code: ExitCode, error: str) -> None:
+def _record_end(job: Job, execution: int, code: ExitCode, error: BaseException | None) -> None:
     pace = job.measured.pace
     job.records.history.measured(
         execution,
@@ -186,4 +193,5 @@ def _record_end(job: Job, execution: int, code: ExitCode, error: str) -> None:
         latency_p50=pace.latency.percentile(0.5),
         latency_p95=pace.latency.percentile(0.95),
     )
-    job.records.history.end(execution, code, error or None)
+    told = str(error) if isinstance(error, BatchError | StopRequested) else type(error).__name__
+    job.records.history.end(execution, code, None if error is None else told)
