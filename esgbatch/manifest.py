@@ -78,7 +78,8 @@ def build(
         "config_sha256": config_sha256,
         "audit_anchor": audit_anchor,
     }
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    # An approval's text comes from the command line: what was no UTF-8 there is escaped, as JSON allows.
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def _approval(approval: Approval) -> dict[str, str]:

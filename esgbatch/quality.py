@@ -100,13 +100,17 @@ def findings(
             )
         )
     for column, now, then in zip(columns, today.means, before.means, strict=False):
-        if now is not None and then is not None and abs(now - then) > limits.max_mean_shift:
+        if now is None or then is None:
+            continue
+        # To six decimals, so that a shift of exactly the limit is not more for binary fractions' sake.
+        shift = round(now - then, 6)
+        if abs(shift) > limits.max_mean_shift:
             found.append(
                 Finding(
                     "mean_shift",
-                    abs(now - then),
+                    abs(shift),
                     limits.max_mean_shift,
-                    f"the mean of {column} moved by {now - then:+.2f}, more than {limits.max_mean_shift:g}",
+                    f"the mean of {column} moved by {shift:+.2f}, more than {limits.max_mean_shift:g}",
                 )
             )
     return found

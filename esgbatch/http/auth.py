@@ -135,7 +135,7 @@ class ClientCredentials:
         asked = self._monotonic()
         answer = self._ask()
         token = answer.get("access_token")
-        if not isinstance(token, str) or not _fits_header(token) or " " in token:
+        if not isinstance(token, str) or not token or not _fits_header(token) or " " in token:
             raise LoginUnavailable("the token endpoint's answer holds no access_token")
         lifetime = _lifetime(answer.get("expires_in"))
         return _Token(

@@ -57,7 +57,7 @@ class Sshd:
         folder: private to this server; made if it is not there.
         subsystem: the command that serves SFTP instead of OpenSSH's `sftp-server`.
         sftp_options: further options for `sftp-server`.
-        wrapper: shell code that ends with `exec`, in front of `sftp-server`.
+        wrapper: shell code without quotes (sshd drops them) that ends with `exec`, in front of `sftp-server`.
         relay: faults for `sftp_relay.py`, which then stands in front of `sftp-server`.
         host_keys: key types, the server's preferred one first.
     """

@@ -419,6 +419,16 @@ def test_children_of_a_hanging_wrapper_die_with_it(
     until(lambda: running(tmp_path) == [])
 
 
+def test_gpg_that_closes_everything_and_does_not_end_is_killed(
+    keys: dict[str, KeyPair], keyring: Path, target: Path, tmp_path: Path
+) -> None:
+    silent = "import os, signal; os.closerange(0, 256); signal.pause()"
+    hanging = wrapper(tmp_path, f'cat >/dev/null; exec "{sys.executable}" -c \'{silent}\' "$@"')
+    with pytest.raises(EncryptionError, match="no sign of life"):
+        seal(GpgEncryptor(config(keys["alice"], gpg=hanging), keyring, stall=0.3), target)
+    until(lambda: running(keyring) == [])
+
+
 def test_slow_stream_is_no_stalled_gpg(keys: dict[str, KeyPair], keyring: Path, target: Path) -> None:
     def stream() -> Iterator[bytes]:
         for _ in range(3):

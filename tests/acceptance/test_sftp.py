@@ -386,7 +386,7 @@ def test_an_error_that_comes_only_with_fsync_or_close_is_noticed(
 
 def test_a_full_disk_fails_every_attempt_and_keeps_the_old_revision(tmp_path: Path) -> None:
     old, new = make_package(tmp_path, revision=1, size=1000), make_package(tmp_path, revision=2)
-    limited = "trap '' XFSZ; ulimit -f 100; exec"  # blocks of 1024 bytes: writes beyond fail
+    limited = "ulimit -f 100; exec env --ignore-signal=XFSZ"  # in KiB: writes beyond fail
     with Sshd(tmp_path / "server", wrapper=limited) as server:
         Courier(server.delivery()).deliver(old)
         courier = Courier(server.delivery(attempts=3))

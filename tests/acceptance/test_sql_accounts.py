@@ -14,7 +14,7 @@ import pytest
 
 from esgbatch.accounts.sql import SqlAccounts
 from esgbatch.config.model import Accounts
-from esgbatch.config.secrets import Secret
+from esgbatch.config.secrets import Secret, redact
 from esgbatch.errors import AccountSystemError, ConfigError
 from esgbatch.model import Listing
 from tests.acceptance.postgres import Postgres
@@ -241,3 +241,8 @@ def test_a_server_that_dies_in_the_middle_is_told(server: Postgres, monkeypatch:
     finally:
         server.start()
     assert list(source(server.url, monkeypatch).accounts()) == [Listing("A-1", "Smith", True)]
+
+
+def test_the_urls_password_is_a_secret_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure(source("postgresql+psycopg://u:a%20pass%2Fword@127.0.0.1:1/x", monkeypatch))
+    assert redact("driver says: a pass/word is wrong") == "driver says: [redacted] is wrong"

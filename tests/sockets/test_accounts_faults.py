@@ -337,7 +337,8 @@ def test_a_certificate_that_is_not_good_ends_it_at_once(
         error = failure(listed)
         assert named in str(error)
         assert "ca_bundle" in error.advice
-        assert server.requests == listed.clock.slept == []
+        assert server.requests == []
+        assert listed.clock.slept == []
 
 
 def test_tls_that_fails_for_another_reason_is_worth_another_attempt(tmp_path: Path) -> None:

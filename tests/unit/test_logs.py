@@ -79,7 +79,7 @@ def test_what_an_event_says_about_the_run_stays(file: Path) -> None:
     listener = LogListener()
     listener.event("run_started", command="rerun", run_id="r-7", revision=2, stage=Stage.LISTING)
     listener.event("rating_started", pending=3)
-    listener.event("token_refused")
+    listener.event("rating_started", pending=1)
     logging.getLogger("paramiko").warning("odd")
     assert [(e["run_id"], e["revision"], e["stage"]) for e in entries(file)] == [
         ("r-7", 2, "listing"),
@@ -102,8 +102,8 @@ def test_the_configured_level_is_the_least(tmp_path: Path, file: Path) -> None:
     assert last(file)["level"] == "DEBUG"
     configure(Logging(directory=file.parent, level="WARNING"), environment="test", business_date=DAY)
     LogListener().event("run_started", command="run")
-    LogListener().event("token_refused")
-    assert [entry["event"] for entry in entries(file)] == ["concurrency_changed", "token_refused"]
+    LogListener().event("taken_over", previous="x")
+    assert [entry["event"] for entry in entries(file)] == ["concurrency_changed", "taken_over"]
 
 
 def test_unknown_events_and_wrong_fields_are_logged_as_they_are(file: Path) -> None:
@@ -114,8 +114,8 @@ def test_unknown_events_and_wrong_fields_are_logged_as_they_are(file: Path) -> N
     )  # fmt: skip
     LogListener().event("sealed", rows="many", wrong=1)
     assert last(file)["message"] == "sealed rows=many wrong=1"
-    LogListener().event("stopping", reason="{time} {0}")
-    assert last(file)["message"] == "stopping: {time} {0}"
+    LogListener().event("taken_over", previous="{time} {0}")
+    assert last(file)["message"] == "the run is taken over from a process that died: {time} {0}"
 
 
 def test_two_processes_append_whole_lines(file: Path) -> None:
@@ -170,7 +170,7 @@ def test_no_secret_reaches_a_line(
     listener = LogListener()
     listener.event("accounts_retry", attempt=number, error=f"401 for {secret}", wait=1.0, seen=[{"in": secret}])
     listener.event("delivery_attempt_failed", attempt=1, error=DeliveryError(f"login {secret} refused"))
-    listener.event("stopping", reason="x" * 1990 + secret)
+    listener.event("taken_over", previous="x" * 1990 + secret)
     logging.getLogger("paramiko.transport").error("sent %s", secret)
     try:
         try:
@@ -245,11 +245,11 @@ def test_an_endless_recursion_and_an_endless_text_stay_short(file: Path) -> None
 
 def test_control_characters_are_escaped(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     nasty = "A\x1b[2J\r\n\x07\x9b\x7f\u202e\ud800é"
-    LogListener().event("stopping", reason=nasty)
+    LogListener().event("taken_over", previous=nasty)
     raw = file.read_bytes()
     assert raw.count(b"\n") == 1
     assert not re.search(rb"[^\x20-\x7e\n]", raw)
-    assert last(file)["reason"] == nasty
+    assert last(file)["previous"] == nasty
     shown = capfd.readouterr().err
     assert r"A\x1b[2J\r\n\x07\x9b\x7f\u202e\ud800é" in shown
     assert shown.count("\n") == 1
@@ -279,9 +279,9 @@ def test_stderr_has_short_warnings_for_people(file: Path, capfd: pytest.CaptureF
 def test_a_closed_stderr_stops_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open(os.devnull, "w") as closed:  # noqa: PTH123 it is to be closed
         monkeypatch.setattr(sys, "stderr", closed)
-    LogListener().event("token_refused")
+    LogListener().event("rating_started", pending=1)
     monkeypatch.setattr(sys, "stderr", None)
-    LogListener().event("token_refused")
+    LogListener().event("rating_started", pending=1)
     assert len(entries(file)) == 2
 
 
