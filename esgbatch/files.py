@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,12 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
 
     The part beside it is never opened through a symbolic link, and what a crash has
     left of it is overwritten.
+
+    Raises:
+        OSError: likewise where `path` is a device or a pipe, which the rename would destroy.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

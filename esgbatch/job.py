@@ -12,7 +12,7 @@ from typing import Protocol
 from esgbatch import manifest, quality
 from esgbatch.config.model import Config
 from esgbatch.deadline import Deadline
-from esgbatch.errors import BatchError, DeadlinePassed, Withheld
+from esgbatch.errors import BatchError, DeadlinePassed, EncryptionError, Withheld
 from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.stage import Rating
 from esgbatch.fetching.ticket import Ended, Pace
@@ -175,7 +175,7 @@ def seal(job: Job, run: Run, means: tuple[float | None, ...]) -> Run:
         file.chunks(job.records.outcomes.rows(run)),
         rows=lambda: file.rows,
         name=manifest.plain_name(run.business_date),
-        target=archive_path(job.config.job.state_dir, run),
+        target=_archive_path(job.config.job.state_dir, run),
     )
     quality.require_rows(sealed.rows, tally)
     partial = _is_partial(run, tally)
@@ -198,8 +198,7 @@ def seal(job: Job, run: Run, means: tuple[float | None, ...]) -> Run:
         config_sha256=job.config_sha256,
         audit_anchor=str(anchor),
     )
-    with replacing(sealed.path.with_name(manifest.manifest_name(run.business_date))) as kept:
-        kept.write(content)
+    _archive_manifest(sealed.path.with_name(manifest.manifest_name(run.business_date)), content)
     job.records.ledger.sealed(run, Revision(run.revision, job.now, sealed, content, means, partial))
     job.listener.event(
         "sealed",
@@ -229,7 +228,6 @@ def deliver(job: Job, run: Run) -> Run:
         job.listener.event("delivery_step", step=step, detail=detail)
 
     receipt = job.courier.deliver(package, done=job.records.ledger.steps(run), note=note)
-    job.records.ledger.delivered(run, receipt)
     _audit(
         job,
         run,
@@ -238,6 +236,7 @@ def deliver(job: Job, run: Run) -> Run:
         encrypted_sha256=package.digest.sha256,
         verified_by=receipt.verified_by,
     )
+    job.records.ledger.delivered(run, receipt)
     job.listener.event(
         "delivered",
         location=receipt.location,
@@ -247,10 +246,21 @@ def deliver(job: Job, run: Run) -> Run:
     return replace(run, stage=Stage.DELIVERED)
 
 
-def archive_path(state_dir: Path, run: Run) -> Path:
+def _archive_path(state_dir: Path, run: Run) -> Path:
     """Where a revision's sealed file is kept; its manifest lies beside it."""
     folder = state_dir / "archive" / f"{run.business_date:%Y%m%d}" / f"r{run.revision}"
-    return private_folder(folder) / manifest.sealed_name(run.business_date)
+    try:
+        return private_folder(folder) / manifest.sealed_name(run.business_date)
+    except OSError as error:
+        raise EncryptionError(f"The archive folder {folder} cannot be made: {error.strerror}.") from None
+
+
+def _archive_manifest(path: Path, content: bytes) -> None:
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise EncryptionError(f"The manifest {path} cannot be written: {error.strerror}.") from None
 
 
 def _write_error_file(job: Job, run: Run) -> None:

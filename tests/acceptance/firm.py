@@ -20,6 +20,7 @@ from typing import Any
 from esgbatch.operations.demo import Recipient, recipient, write_config
 from esgbatch.sandbox.data import Firm
 from esgbatch.sandbox.launch import RunningSandbox, sandbox
+from tests.acceptance.sshd import Sshd
 
 DAY = date(2026, 11, 23)
 SEED = 7
@@ -36,6 +37,7 @@ class TestFirm:
     desk: Recipient
     config: Path
     books: Firm
+    sshd: Sshd
     environment: dict[str, str] = field(default_factory=dict)
 
     # --- the job ---
@@ -105,7 +107,7 @@ class TestFirm:
 
     @property
     def drop(self) -> Path:
-        return Path(self.server.places.sftp.folder)
+        return self.sshd.drop
 
     @property
     def sealed(self) -> Path:
@@ -161,13 +163,22 @@ def firm(folder: Path, accounts: int, *arguments: str, rate: float | None = None
     options = {"inactive": 7, "duplicates": 5, "refused": 3, "odd_ids": 12}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     books = Firm(accounts, SEED, **options)
-    with (
-        sandbox(
-            f"--accounts={accounts}", f"--seed={SEED}", "--ignore-status", f"--root={folder / 'firm'}", *flags, *arguments
-        ) as server,
-        recipient(folder) as desk,
-    ):
-        yield TestFirm(folder, server, desk, write_config(folder, server.places, desk, rate=rate), books)
+    extras = (f"--accounts={accounts}", f"--seed={SEED}", "--ignore-status", f"--root={folder / 'firm'}")
+    with sandbox(*extras, *flags, *arguments) as server, recipient(folder) as desk, Sshd(folder / "sshd") as sshd:
+        config = write_config(folder, server.places, desk, rate=rate)
+        yield TestFirm(folder, server, desk, config, books, sshd, _overrides(sshd))
+
+
+def _overrides(sshd: Sshd) -> dict[str, str]:
+    """OpenSSH instead of the sandbox's own server."""
+    delivery = {
+        "PORT": sshd.port,
+        "USERNAME": sshd.username,
+        "PRIVATE_KEY": sshd.client_key,
+        "KNOWN_HOSTS": sshd.known_hosts,
+        "DIRECTORY": sshd.drop,
+    }
+    return {f"ESGBATCH_DELIVERY__{key}": str(value) for key, value in delivery.items()}
 
 
 def rows(plaintext: bytes) -> list[list[str]]:
