@@ -173,11 +173,10 @@ def seal(job: Job, run: Run, means: tuple[float | None, ...]) -> Run:
     file = CsvFile(job.config.header, guard_formulas=job.config.csv.guard_formulas)
     sealed = job.encryptor.seal(
         file.chunks(job.records.outcomes.rows(run)),
-        rows=lambda: file.rows,
+        rows=lambda: quality.require_rows(file.rows, tally),
         name=manifest.plain_name(run.business_date),
         target=_archive_path(job.config.job.state_dir, run),
     )
-    quality.require_rows(sealed.rows, tally)
     partial = _is_partial(run, tally)
     anchor = _audit(
         job,

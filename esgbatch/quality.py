@@ -57,14 +57,15 @@ def reconcile(census: Census, tally: Tally) -> None:
         )
 
 
-def require_rows(written: int, tally: Tally) -> None:
-    """The file holds what the checkpoint counted.
+def require_rows(written: int, tally: Tally) -> int:
+    """The file holds what the checkpoint counted; returns that number.
 
     Raises:
-        AssertionError: a bug; the file must not be delivered.
+        AssertionError: a bug; the file must not be made.
     """
     if written != tally.rows:
         raise AssertionError(f"{written} rows were written, {tally.rows} counted")
+    return written
 
 
 def findings(

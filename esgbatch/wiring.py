@@ -22,12 +22,11 @@ from esgbatch.config.model import Config
 from esgbatch.config.secrets import Secret, require_private
 from esgbatch.delivery.sftp import SftpCourier
 from esgbatch.encryption.gpg import GpgEncryptor
-from esgbatch.encryption.keys import load_recipients
 from esgbatch.errors import ConfigError, EncryptionError, NothingToDo
 from esgbatch.fetching.concurrency import AutoConcurrency, FixedConcurrency
 from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.engines import ThreadEngine
-from esgbatch.fetching.limiter import RateLimiter
+from esgbatch.fetching.limiter import RateLimiter, WindowGuard
 from esgbatch.fetching.retry import Backoff
 from esgbatch.fetching.ticket import Pace
 from esgbatch.files import private_folder
@@ -53,7 +52,7 @@ def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal
         make_dispatcher=lambda *, deadline_binds, tick: make_dispatcher(
             config, listener, clock, stop, deadline_binds=deadline_binds, tick=tick
         ),
-        encryptor=GpgEncryptor(config.encryption, keyring(state_dir)),
+        encryptor=GpgEncryptor(config.encryption, keyring(state_dir), now=clock.time),
         courier=SftpCourier(config.delivery, clock, listener),
         records=open_records(open_checkpoint(config), clock, listener),
         audit=AuditTrail(state_dir / "audit.jsonl", load_or_create_key(state_dir)),
@@ -139,8 +138,10 @@ def make_dispatcher(
         raise ConfigError(f'ratings.engine = "{ratings.engine}" is not available.', advice='use "threads"')
     automatic = ratings.concurrency == "auto"
     most = ratings.max_concurrency if ratings.concurrency == "auto" else ratings.concurrency
+    guard = WindowGuard(ratings.rate_limit)
+    provider = CurlRatings(ratings, authenticator(ratings), before_sending=guard.wait)
     return Dispatcher(
-        ThreadEngine(CurlRatings(ratings, authenticator(ratings)), most),
+        ThreadEngine(provider, most),
         RateLimiter(ratings.rate_limit, most),
         AutoConcurrency(most, ratings.rate_limit) if automatic else FixedConcurrency(most),
         Backoff(ratings.backoff.base, ratings.backoff.max),
@@ -158,8 +159,9 @@ def preflight(config: Config, listener: Listener, clock: Clock) -> None:
     """Find at five what would otherwise be found at half past eight.
 
     What `doctor` checks in depth is only looked at here: every secret can be read, the
-    SFTP key is private, the host key file is there. A recipient key that cannot be used
-    is told, but does not keep the accounts from being rated meanwhile.
+    SFTP key is private, the host key file is there, a few bytes can be encrypted. A
+    recipient key that has expired is told, but does not keep the accounts from being
+    rated meanwhile.
 
     Raises:
         ConfigError: with what to correct.
@@ -169,7 +171,7 @@ def preflight(config: Config, listener: Listener, clock: Clock) -> None:
     if not config.delivery.known_hosts.is_file():
         raise ConfigError(f"delivery.known_hosts: the file {config.delivery.known_hosts} is not there.")
     try:
-        load_recipients(config.encryption, keyring(config.job.state_dir), clock.time())
+        GpgEncryptor(config.encryption, keyring(config.job.state_dir), now=clock.time).check()
     except EncryptionError as error:
         listener.event("preflight_warning", error=str(error))
 

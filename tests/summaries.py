@@ -52,9 +52,7 @@ FIRST = Revision(
     delivered=datetime(2026, 11, 24, 12, 2, tzinfo=UTC),
     location="sftp.example:/drop/esg/FirmESGRatings_20261124.csv.pgp",
 )
-SECOND = replace(
-    FIRST, number=2, sealed=SEALED, created=datetime(2026, 11, 24, 12, 31, 7, 900_000, tzinfo=UTC)
-)
+SECOND = replace(FIRST, number=2, sealed=SEALED, created=datetime(2026, 11, 24, 12, 31, 7, 900_000, tzinfo=UTC))
 EXECUTION = Execution(
     command="run",
     revision=1,

@@ -1,11 +1,24 @@
-"""The rate limit: a semaphore with a clock."""
+"""The rate limit: a semaphore with a clock, and a guard where requests leave."""
 
 from __future__ import annotations
 
 import math
 import threading
+import time
+from collections import deque
+from collections.abc import Callable
 
 CATCH_UP = 0.004
+
+
+def whole_requests(limit: float) -> float:
+    """The limit as a number of requests that fits into a second; below one a second it stays a fraction."""
+    return math.floor(limit) if limit >= 1 else limit
+
+
+def margin(limit: float) -> float:
+    """Seconds by which `limit` requests are spread over more than a second."""
+    return min(0.011 + 0.5 / whole_requests(limit), 0.025)
 
 
 class RateLimiter:
@@ -25,9 +38,7 @@ class RateLimiter:
     """
 
     def __init__(self, limit: float, in_flight: int) -> None:
-        whole = math.floor(limit) if limit >= 1 else limit
-        margin = min(0.011 + 0.5 / whole, 0.025)
-        self.spacing = (1 + margin) / whole
+        self.spacing = (1 + margin(limit)) / whole_requests(limit)
         self._next = -math.inf
         self._permits = threading.BoundedSemaphore(in_flight)
 
@@ -45,3 +56,36 @@ class RateLimiter:
     def release(self) -> None:
         """Give the place back; the slot is spent."""
         self._permits.release()
+
+
+class WindowGuard:
+    """Holds a request back that would be one too many in the second before it.
+
+    The limiter paces permits, but what follows a permit takes its time: a thread waits for
+    the processor, or all of them for one renewed token, and then many requests leave
+    together. Here, at the last moment before it is sent, each waits until the one that is
+    `limit` places ahead of it was sent a second ago, and half the margin more for the
+    network. In an undisturbed night nobody waits.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._period = (1 + margin(limit) / 2) * max(1.0, 1 / limit)
+        self._sent = deque([-math.inf] * max(1, math.floor(limit)))
+        self._lock = threading.Lock()
+        self._monotonic = monotonic
+        self._sleep = sleep
+
+    def wait(self) -> None:
+        """Return when a request may leave; at once, but for a disturbance."""
+        with self._lock:
+            now = self._monotonic()
+            at = max(now, self._sent.popleft() + self._period)
+            self._sent.append(at)
+        if at > now:
+            self._sleep(at - now)

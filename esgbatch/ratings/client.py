@@ -48,13 +48,23 @@ class CurlRatings:
     target is remembered for the account's next call.
     """
 
-    def __init__(self, config: Ratings, authenticator: Authenticator) -> None:
-        """Raises ConfigError for certificate files, or a body, that cannot be used."""
+    def __init__(
+        self,
+        config: Ratings,
+        authenticator: Authenticator,
+        *,
+        before_sending: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`before_sending` is called before each request, once its connection is ready.
+
+        Raises:
+            ConfigError: certificate files, or a body, that cannot be used.
+        """
         self._url = quote(config.url, safe=string.punctuation)
         self._body = _body_template(config)
         self._authenticator = authenticator
         self._mapper = RatingMapper(config.scores, config.score_range)
-        self._connections = Connections(config)
+        self._connections = Connections(config, before_sending)
         self._redirected: dict[str, _Request] = {}
 
     def abort(self) -> None:

@@ -15,7 +15,7 @@ import ssl
 import string
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -119,7 +119,11 @@ class Connection:
     """One handle. What it says of an answer holds until the next `exchange`."""
 
     def __init__(
-        self, settings: Sequence[tuple[int, object]], headers: Sequence[str], sockets: _Sockets
+        self,
+        settings: Sequence[tuple[int, object]],
+        headers: Sequence[str],
+        sockets: _Sockets,
+        before_sending: Callable[[], None],
     ) -> None:
         self._curl = pycurl.Curl()
         self._headers = headers
@@ -129,6 +133,8 @@ class Connection:
             self._curl.setopt(option, value)
         self._curl.setopt(pycurl.WRITEFUNCTION, self._body.write)
         self._curl.setopt(pycurl.SOCKOPTFUNCTION, sockets.opened)
+        # After connecting and the TLS handshake: these must not carry a request into a later second.
+        self._curl.setopt(pycurl.PREREQFUNCTION, _prerequisite(before_sending))
         self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, sockets.close)
         self._credential: Credential | None = _UNSET
 
@@ -202,6 +208,16 @@ class Connection:
         return _TROUBLES.get(code, f"libcurl error {code}")
 
 
+def _prerequisite(before_sending: Callable[[], None]) -> Callable[..., int]:
+    """CURLOPT_PREREQFUNCTION, which is given the connection's addresses."""
+
+    def ready(*_addresses: object) -> int:
+        before_sending()
+        return int(pycurl.PREREQFUNC_OK)
+
+    return ready
+
+
 class Connections:
     """The connections to one API, the one used last first.
 
@@ -212,8 +228,9 @@ class Connections:
         ConfigError: a certificate file is missing or cannot be used.
     """
 
-    def __init__(self, config: Ratings) -> None:
+    def __init__(self, config: Ratings, before_sending: Callable[[], None]) -> None:
         _check_certificates(config)
+        self._before_sending = before_sending
         self._settings = tuple(_settings(config))
         self._headers = _headers(config)
         self._sockets = _Sockets()
@@ -232,7 +249,7 @@ class Connections:
         try:
             return self._idle.pop()
         except IndexError:
-            return Connection(self._settings, self._headers, self._sockets)
+            return Connection(self._settings, self._headers, self._sockets, self._before_sending)
 
     def give_back(self, connection: Connection) -> None:
         self._idle.append(connection)

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from esgbatch.encryption import process
+from esgbatch.encryption import process, signing
 from esgbatch.encryption.gpg import GpgEncryptor, remove_stale_parts
 from esgbatch.encryption.keys import load_recipients
 from esgbatch.errors import ConfigError, EncryptionError
@@ -37,6 +38,12 @@ from tests.sealing import (
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KeyPair]:
     folder = tmp_path_factory.mktemp("keys")
     return {name: make_key(folder, name) for name in ("alice", "mallory")}
+
+
+@pytest.fixture(autouse=True)
+def signing_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test looks for leftovers of its own only."""
+    monkeypatch.setattr(signing, "PREFIX", f"esgbatch-sign-{uuid.uuid4().hex[:8]}-")
 
 
 @pytest.fixture

@@ -250,8 +250,8 @@ def test_a_signed_file(few: TestFirm, tmp_path: Path):
     }
     clear(few.run("run", code=10), "passphrase")
     few.environment["SIGNING"] = "correct horse"
-    completes(few, "resume")
     command = ["gpg", "--homedir", str(few.desk.home), "--batch", "--status-fd", "1"]
     subprocess.run([*command, "--import", str(signer.public)], check=True, capture_output=True)
+    completes(few, "run")
     seen = subprocess.run([*command, "--decrypt", str(few.sealed)], check=True, capture_output=True)
     assert f"VALIDSIG {signer.fingerprint}".encode() in seen.stdout

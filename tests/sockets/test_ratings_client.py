@@ -154,7 +154,7 @@ def test_threads_do_not_mix_their_answers() -> None:
         client = provider(server.url)
         run_threads(32, work)
         assert right == [True] * 32 * 14
-        assert server.connections == 32
+        assert server.connections <= 32
 
 
 # --- statuses ---------------------------------------------------------------------------------

@@ -127,7 +127,11 @@ def test_no_start_counts_that_belongs_to_no_day(day: date, zone: str, hour: time
     hours = [middle + timedelta(hours=number, minutes=17) for number in range(-48, 49)]
     counting = [start for start in hours if begun(start, place, hour)]
     days = [day + timedelta(days=number) for number in range(-3, 4)]
-    wanted = [start for start in hours if any(0 <= (start - moment(d, hour, place)).total_seconds() < 3600 for d in days)]
+    wanted = [
+        start
+        for start in hours
+        if any(0 <= (start - moment(d, hour, place)).total_seconds() < 3600 for d in days)
+    ]
     assert counting == wanted
 
 

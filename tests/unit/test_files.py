@@ -50,9 +50,14 @@ def test_a_block_that_fails_leaves_everything_as_it_was(
     path = tmp_path / "file"
     if there:
         path.write_bytes(b"old")
-    with pytest.raises(error), replacing(path) as file:
-        file.write(b"half")
-        raise error
+
+    def break_off() -> None:
+        with replacing(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        break_off()
     assert [each.read_bytes() for each in tmp_path.iterdir()] == ([b"old"] if there else [])
 
 
@@ -102,7 +107,9 @@ def test_the_mode_is_exact_whatever_the_umask(tmp_path: Path, wanted: int, mask:
     before = os.umask(mask)
     try:
         with replacing(path, wanted) as file:
-            assert mode(tmp_path / "file.part") & ~wanted == 0, "never more open than wanted, not even meanwhile"
+            assert mode(tmp_path / "file.part") & ~wanted == 0, (
+                "never more open than wanted, not even meanwhile"
+            )
             file.write(b"new")
     finally:
         os.umask(before)
@@ -148,7 +155,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
         os.mkfifo(there if kind.startswith("link") else path)
         if kind.startswith("link"):
             path.symlink_to(there)
-    with pytest.raises(OSError) as raised, replacing(path) as file:  # noqa: PT011 - its kind is asked below
+    with pytest.raises(OSError) as raised, replacing(path) as file:
         file.write(b"new")
     assert raised.value.strerror
     assert not path.is_file()
@@ -201,4 +208,8 @@ def test_content_and_name_are_on_disk_in_this_order(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "replace", recording_rename)
     with replacing(tmp_path / "file") as file:
         file.write(b"new")
-    assert calls == [("sync", "file.part with 3 bytes"), ("rename", "file.part to file"), ("sync", tmp_path.name)]
+    assert calls == [
+        ("sync", "file.part with 3 bytes"),
+        ("rename", "file.part to file"),
+        ("sync", tmp_path.name),
+    ]

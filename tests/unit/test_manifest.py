@@ -105,7 +105,7 @@ def test_a_day_without_a_failure_or_an_exclusion() -> None:
 
 
 def test_every_reason_is_named_as_documented() -> None:
-    reasons = "bad_rating forbidden no_rating not_attempted rejected unavailable".split()
+    reasons = ["bad_rating", "forbidden", "no_rating", "not_attempted", "rejected", "unavailable"]
     content = parsed(RUN, Tally(failed_by=dict.fromkeys(reversed(Reason), 1)))
     assert list(content["failed_by"]) == reasons
 

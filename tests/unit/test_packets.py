@@ -9,7 +9,7 @@ import pytest
 from esgbatch.encryption.packets import read_recipients
 from esgbatch.errors import EncryptionError
 
-RECIPIENT = bytes.fromhex("840c 03 0123456789abcdef 12 0000".replace(" ", ""))
+RECIPIENT = bytes.fromhex("840c 03 0123456789abcdef 12 0000")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def test_the_ends_of_the_limit(limit: float, failed: int, shut: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("today", "shut"), [(1000, []), (5000, []), (801, []), (800, []), (799, ["account_drop"]), (0, ["account_drop"])]
+    ("today", "shut"),
+    [(1000, []), (5000, []), (801, []), (800, []), (799, ["account_drop"]), (0, ["account_drop"])],
 )
 def test_fewer_accounts_than_last_time(today: int, shut: list[str]) -> None:
     assert gates(counted(today, 0), before=Comparison(1000, (50.0, 60.0))) == shut
@@ -98,7 +99,9 @@ def test_a_shift_of_exactly_the_limit_is_allowed_whatever_the_arithmetic(
     for now, then in ((base, base + shift), (base + shift, base)):
         tally = counted(accounts, 0)
         assert not findings(tally, comparison(now), comparison(then), limits, COLUMNS)
-        [found] = findings(tally, comparison(now), comparison(then + (1 if then > now else -1)), limits, COLUMNS)
+        [found] = findings(
+            tally, comparison(now), comparison(then + (1 if then > now else -1)), limits, COLUMNS
+        )
         assert found.gate == "mean_shift"
 
 
@@ -164,7 +167,7 @@ def test_figures_that_do_not_add_up_are_a_bug(tally: Tally) -> None:
 
 def test_figures_that_add_up() -> None:
     reconcile(Census(listed=11, inactive=1, duplicate=1, refused=1), counted(6, 2))
-    require_rows(8, counted(6, 2))
+    assert require_rows(8, counted(6, 2)) == 8
 
 
 @pytest.mark.parametrize("written", [0, 7, 9])

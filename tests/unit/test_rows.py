@@ -41,12 +41,15 @@ def test_the_whole_file_to_the_byte() -> None:
         Row("A-2", 'O\'Brien, "Bob" & Söhne', None),
         Row(" A-3 ", "口座 🏦", ("0.00", "100.00")),
     ]
-    assert b"".join(CsvFile(HEADER, guard_formulas=True).chunks(rows)) == (
-        "Account ID,Account Name,E,S,Processing Status\r\n"
-        "A-1,Smith Family Trust,71.24,64.10,Success\r\n"
-        'A-2,"O\'Brien, ""Bob"" & Söhne",N/A,N/A,Failed\r\n'
-        " A-3 ,口座 🏦,0.00,100.00,Success\r\n"
-    ).encode()
+    assert (
+        b"".join(CsvFile(HEADER, guard_formulas=True).chunks(rows))
+        == (
+            "Account ID,Account Name,E,S,Processing Status\r\n"
+            "A-1,Smith Family Trust,71.24,64.10,Success\r\n"
+            'A-2,"O\'Brien, ""Bob"" & Söhne",N/A,N/A,Failed\r\n'
+            " A-3 ,口座 🏦,0.00,100.00,Success\r\n"
+        ).encode()
+    )
 
 
 def test_a_file_without_rows_is_its_header() -> None:

@@ -169,9 +169,14 @@ def test_without_a_request_nothing_is_raised() -> None:
 
 def test_a_failure_in_the_section_is_not_hidden_by_a_request() -> None:
     stop = StopSignal()
-    with pytest.raises(ZeroDivisionError), stop.cooperative(lambda: None):
-        stop.request(StopRequested.by_signal(signal.SIGTERM))
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with stop.cooperative(lambda: None):
+            stop.request(StopRequested.by_signal(signal.SIGTERM))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert stop.requested is not None
 
 

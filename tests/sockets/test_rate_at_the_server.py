@@ -1,0 +1,142 @@
+"""The limit where it is promised: at the server, whatever delays a request after its permit."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from esgbatch.clock import SystemClock
+from esgbatch.config.model import Ratings
+from esgbatch.fetching.concurrency import FixedConcurrency
+from esgbatch.fetching.dispatcher import Dispatcher
+from esgbatch.fetching.engines import ThreadEngine
+from esgbatch.fetching.limiter import RateLimiter, WindowGuard
+from esgbatch.fetching.retry import Backoff
+from esgbatch.http.auth import Credential, StaticAuthenticator
+from esgbatch.ratings.client import CurlRatings
+from tests.simulated import RecordingListener
+from tests.sockets.certificates import Authority, server_context
+from tests.sockets.faultserver import FaultServer, Peer, respond
+from tests.sockets.provider import BODY
+from tests.unit.test_dispatcher import Accounts
+
+LIMIT = 60
+
+
+class SlowRenewal:
+    """A login at which every thread waits for half a second, once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = 0
+
+    def credential(self) -> Credential:
+        with self._lock:
+            self._calls += 1
+            if self._calls == 60:
+                time.sleep(0.5)
+        return Credential("Authorization", "Bearer x")
+
+    def refused(self, credential: Credential | None) -> None:
+        raise AssertionError(credential)
+
+
+def most_in_a_second(arrivals: list[float]) -> int:
+    window: deque[float] = deque()
+    most = 0
+    for at in sorted(arrivals):
+        window.append(at)
+        while window[0] <= at - 1.0:
+            window.popleft()
+        most = max(most, len(window))
+    return most
+
+
+def run(provider: CurlRatings, accounts: int) -> None:
+    dispatcher = Dispatcher(
+        ThreadEngine(provider, 64),
+        RateLimiter(LIMIT, 64),
+        FixedConcurrency(64),
+        Backoff(0.5, 60.0),
+        SystemClock(),
+        RecordingListener(),
+        attempts=3,
+        commit_every=100,
+        max_hold=60.0,
+        stopped=lambda: False,
+        tick=lambda _: None,
+    )
+    dispatcher.run(Accounts(accounts), final=False, remaining=lambda: 60.0)
+    dispatcher.close()
+
+
+class Arrivals:
+    """An answer that notes when it was asked for; `think` is how many seconds it then takes."""
+
+    def __init__(self, think: float = 0.0) -> None:
+        self.times: list[float] = []
+        self._think = think
+
+    def __call__(self, peer: Peer) -> None:
+        self.times.append(time.monotonic())
+        time.sleep(self._think)
+        respond(200, BODY)(peer)
+
+
+def test_a_slow_renewal_does_not_let_a_burst_through():
+    arrivals = Arrivals()
+    with FaultServer(arrivals) as server:
+        ratings = Ratings(url=server.url + "/{account_id}")
+        run(CurlRatings(ratings, SlowRenewal(), before_sending=WindowGuard(LIMIT).wait), 150)
+    assert len(arrivals.times) == 150
+    assert most_in_a_second(arrivals.times) <= LIMIT
+
+
+@contextlib.contextmanager
+def slow_to_connect(port: int, seconds: float) -> Iterator[int]:
+    """A relay to `port` that lets the first bytes of each connection wait."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        sockets: list[socket.socket] = []
+
+        def pump(source: socket.socket, sink: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    sink.sendall(data)
+
+        def relay(client: socket.socket) -> None:
+            time.sleep(seconds)
+            with contextlib.suppress(OSError):
+                server = socket.create_connection(("127.0.0.1", port))
+                sockets.append(server)
+                threading.Thread(target=pump, args=(server, client), daemon=True).start()
+                pump(client, server)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    sockets.append(client)
+                    threading.Thread(target=relay, args=(client,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        for each in sockets:
+            each.close()
+
+
+def test_slow_handshakes_do_not_let_a_burst_through(tmp_path: Path):
+    """Requests on new connections come late, those on kept ones do not: both would meet in a second."""
+    arrivals = Arrivals(think=0.3)
+    authority = Authority(tmp_path)
+    tls = server_context(authority.sign("localhost"))
+    with FaultServer(arrivals, tls=tls) as server, slow_to_connect(server.port, 0.4) as port:
+        ratings = Ratings(url=f"https://localhost:{port}/{{account_id}}", ca_bundle=str(authority.pem))
+        nobody = StaticAuthenticator(lambda: None)
+        run(CurlRatings(ratings, nobody, before_sending=WindowGuard(LIMIT).wait), 150)
+    assert len(arrivals.times) == 150
+    assert most_in_a_second(arrivals.times) <= LIMIT

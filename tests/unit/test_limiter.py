@@ -1,0 +1,161 @@
+"""The rate limit holds in every one-second window, whoever calls whenever, and is used."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from esgbatch.fetching.limiter import CATCH_UP, RateLimiter
+
+# The network and the server's scheduler may bring requests this much closer together.
+SQUEEZE = 0.007
+
+limits = st.sampled_from([0.2, 0.5, 0.99, 1, 1.5, 2, 2.9, 3, 7, 10, 50, 100, 999.9]) | st.floats(0.1, 500)
+# Pauses between calls: none, of the order of a slot, and longer than a second.
+pauses = st.lists(
+    st.sampled_from([0.0, 1e-6, 0.001, 0.004, 0.02, 0.3, 1.0, 5.0]) | st.floats(0, 0.1),
+    min_size=1,
+    max_size=150,
+)
+# After a pause, callers ask until they are refused.
+bursts = st.booleans()
+
+
+def permits(limit: float, waits: Iterable[float], *, burst: bool = True, start: float = 1000.0) -> list[float]:
+    """When each permit was given: a caller comes after every wait and takes all it can get."""
+    limiter = RateLimiter(limit, 100_000)
+    now, given_at = start, []
+    for wait in waits:
+        now += wait
+        while limiter.acquire(now):
+            given_at.append(now)
+            if not burst:
+                break
+    return given_at
+
+
+def most_within(seconds: float, times: list[float]) -> int:
+    """The most permits in any window of this length, its end not included."""
+    return max((sum(at <= each < at + seconds for each in times[i:]) for i, at in enumerate(times)), default=0)
+
+
+@given(limits, pauses, bursts)
+@example(50, [0.0] + [0.03] * 100, True)
+@example(1, [0.0, 0.999, 0.02, 1.0], True)
+@example(10, [5.0] * 5, True)
+def test_any_pattern_of_calls_stays_below_the_limit_with_the_squeeze(
+    limit: float, waits: list[float], burst: bool
+) -> None:
+    given_at = permits(limit, waits, burst=burst)
+    assert most_within(1.0 + SQUEEZE, given_at) <= max(1, math.floor(limit))
+
+
+@given(limits, pauses)
+def test_below_one_a_second_the_spacing_is_as_long_as_it_must(limit: float, waits: list[float]) -> None:
+    given_at = permits(limit, waits)
+    if limit < 1:
+        assert all(later - earlier >= 1 / limit for earlier, later in itertools.pairwise(given_at))
+
+
+@given(limits, pauses)
+def test_nobody_catches_up_by_more_than_a_moment(limit: float, waits: list[float]) -> None:
+    """So that there is no burst after a pause."""
+    given_at = permits(limit, waits)
+    spacing = RateLimiter(limit, 1).spacing
+    for count in (1, 2, 5):
+        for first, last in zip(given_at, given_at[count:], strict=False):
+            assert last - first >= count * spacing - CATCH_UP - 1e-9
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10, 50, 500, 2000])
+def test_there_is_no_burst_at_the_start(limit: int) -> None:
+    limiter = RateLimiter(limit, 100_000)
+    given_at = [at / 10_000 for at in range(1000) if limiter.acquire(at / 10_000)]
+    assert given_at[0] == 0, "the first need not wait"
+    assert len(given_at) <= 0.1 * limit + CATCH_UP * limit + 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "share"), [(1, 0.97), (2.9, 0.97), (10, 0.97), (50, 0.97), (500, 0.98), (5000, 0.98)]
+)
+def test_most_of_the_limit_is_used(limit: float, share: float) -> None:
+    limiter = RateLimiter(limit, 100_000)
+    now, count = 0.0, 0
+    seconds = 200 if limit < 100 else 5
+    while now < seconds:
+        count += limiter.acquire(now)
+        now += limiter.delay(now) or 1e-9
+    assert count / seconds >= share * math.floor(limit)
+
+
+@pytest.mark.parametrize("tick", [0.001, 0.0037])
+def test_callers_that_come_a_little_late_lose_nothing(tick: float) -> None:
+    limiter = RateLimiter(100, 100_000)
+    calls = round(20 / tick)
+    assert sum(limiter.acquire(call * tick) for call in range(calls)) >= 20 * 97
+
+
+@given(limits, pauses)
+def test_the_delay_says_when_the_next_one_is_free(limit: float, waits: list[float]) -> None:
+    limiter = RateLimiter(limit, 100_000)
+    now = 0.0
+    for wait in waits:
+        now += wait
+        delay = limiter.delay(now)
+        assert delay >= 0
+        if delay > 1e-6:
+            assert not limiter.acquire(now)
+            assert not limiter.acquire(now + delay * 0.999)
+        now += delay + 1e-9
+        assert limiter.delay(now) == 0
+        assert limiter.acquire(now)
+
+
+def test_a_fraction_above_one_is_rounded_down() -> None:
+    assert most_within(1.0, permits(2.9, [0.01] * 1000)) == 2
+    assert RateLimiter(2.9, 1).spacing == RateLimiter(2, 1).spacing
+
+
+def test_no_more_are_under_way_than_allowed() -> None:
+    limiter = RateLimiter(1000, 3)
+    assert [limiter.acquire(at) for at in (1.0, 2.0, 3.0, 4.0)] == [True, True, True, False]
+    limiter.release()
+    assert limiter.acquire(4.0)
+    assert not limiter.acquire(5.0)
+
+
+def test_who_finds_no_place_spends_no_slot() -> None:
+    limiter = RateLimiter(1, 1)
+    assert limiter.acquire(10.0)
+    assert not limiter.acquire(20.0)
+    assert limiter.delay(20.0) == 0
+    limiter.release()
+    assert limiter.acquire(20.0)
+
+
+def test_who_finds_no_slot_takes_no_place() -> None:
+    limiter = RateLimiter(1, 1)
+    assert limiter.acquire(10.0)
+    limiter.release()
+    assert not any(limiter.acquire(10.0 + each / 100) for each in range(50))
+    assert limiter.acquire(12.0)
+
+
+def test_giving_back_a_place_does_not_give_back_its_slot() -> None:
+    limiter = RateLimiter(1, 5)
+    assert limiter.acquire(10.0)
+    limiter.release()
+    assert not limiter.acquire(10.5)
+
+
+def test_a_place_is_given_back_once() -> None:
+    limiter = RateLimiter(1, 1)
+    limiter.acquire(0.0)
+    limiter.release()
+    with pytest.raises(ValueError, match="released too many"):
+        limiter.release()
