@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+LOCK_SECONDS = 30.0
 
 
 @contextmanager
@@ -36,6 +41,41 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep out every other process that wants `folder` alone, so that all may use the same part file.
+
+    A part of a name of its own would be left for ever by a process that is killed.
+
+    Raises:
+        OSError: `folder` cannot be opened, or is not given up by another process.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        lock(descriptor, fcntl.LOCK_EX, LOCK_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, kind: int, seconds: float) -> None:
+    """`flock` that gives up: a holder that was stopped must not hold up the night.
+
+    Raises:
+        TimeoutError: after so many seconds.
+    """
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise TimeoutError(
+                    errno.ETIMEDOUT, f"another process has kept it locked for {seconds:g} s"
+                ) from None
+            time.sleep(0.002)
 
 
 def sync_folder(folder: Path) -> None:

@@ -153,6 +153,10 @@ def read_accounts(argument: str) -> list[str]:
         except OSError as error:
             raise typer.BadParameter(f"{argument[1:]} cannot be read: {error.strerror}") from None
     else:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:  # bytes that are no text in this locale came in as surrogates (PEP 383)
+            raise typer.BadParameter("--accounts is not UTF-8") from None
         ids = [part for part in argument.split(",") if part]
     if not ids:
         raise typer.BadParameter("no account ID was given")

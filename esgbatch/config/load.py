@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        problems += [_problem(item) for item in error.errors(include_url=False, include_input=False)]
+        problems += _mistakes(error)
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise ConfigError(f"The configuration {path} has {len(problems)} mistake(s):\n{listed}")
@@ -67,15 +67,23 @@ def fingerprint(config: Config) -> str:
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
 
 
-def _problem(item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"] if part not in _UNION_TAGS)
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = "unknown key"
-    return f"{path or 'the file'}: {message}"
+def _mistakes(error: ValidationError) -> list[str]:
+    """One line a mistake, under its dotted path; what was tried in vain for a union is one mistake."""
+    told: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False, include_input=False):
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key"
+        told.setdefault(_dotted(item["loc"]), []).append(message)
+    return [f"{path or 'the file'}: {', or: '.join(messages)}" for path, messages in told.items()]
 
 
-_UNION_TAGS = frozenset({"none", "bearer", "header", "basic", "oauth2", "literal['auto']", "constrained-int"})
+def _dotted(location: Sequence[int | str]) -> str:
+    """Without what pydantic puts behind a union, the name of the kind that it tried."""
+    return ".".join(str(part) for at, part in enumerate(location) if at == 0 or location[at - 1] not in _UNIONS)
+
+
+_UNIONS = ("auth", "concurrency")
 
 
 def _override(data: dict[str, Any], environment: Mapping[str, str]) -> list[str]:

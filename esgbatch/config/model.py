@@ -30,10 +30,14 @@ from esgbatch.config.secrets import Secret
 
 def _web_url(value: str) -> str:
     """`https`, or `http` to this machine: a token or a score never crosses a network in clear."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # its words repeat a part of the URL, which may be a password
+        raise ValueError("an http(s) URL is needed") from None
+    if parts.scheme not in ("http", "https") or not host or port == 0:
         raise ValueError("an http(s) URL is needed")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not _is_loopback(host):
         raise ValueError("plain http is refused except to this machine: use https")
     if parts.username or parts.password:
         raise ValueError("credentials do not belong into a URL: use auth")
@@ -207,7 +211,7 @@ class Accounts(Web):
     path: Path | None = Field(None, description="csv: the file")
     database: Secret | None = Field(None, description="sql: a SQLAlchemy URL")
     query: str = Field("", description="sql: the query whose rows are the accounts, in the order of the file")
-    timeout: Annotated[float, Field(gt=0)] = Field(60.0, description="seconds for one page")
+    timeout: Seconds = Field(60.0, description="seconds for one page")
     attempts: Count = Field(5, description="for each page")
 
     @model_validator(mode="after")

@@ -128,7 +128,8 @@ def remember(secret: str) -> str:
 
 def redact(text: str) -> str:
     """`text` without any secret that this process has read. Very short ones would redact everything: 4 up."""
-    for secret in tuple(_revealed):
+    # The longest first: one that begins like another would otherwise leave its tail.
+    for secret in sorted(_revealed, key=len, reverse=True):
         if len(secret) >= 4 and secret in text:
             text = text.replace(secret, "[redacted]")
     return text

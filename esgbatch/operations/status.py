@@ -13,7 +13,7 @@ from esgbatch.checkpoint.lease import Owner, holder
 from esgbatch.manifest import rfc3339
 from esgbatch.model import Run, Snapshot, Stage, Tally
 from esgbatch.records import Records
-from esgbatch.reporting.text import duration
+from esgbatch.reporting.text import duration, printable
 
 SCHEMA = 1
 FRESH_SECONDS = 15.0
@@ -79,7 +79,7 @@ def as_dict(status: Status) -> dict[str, Any]:
 
 def render(status: Status, zone: ZoneInfo) -> str:
     """The same for people, in the job's zone."""
-    return "\n".join(_lines(status, zone)) + "\n"
+    return "".join(f"{printable(line)}\n" for line in _lines(status, zone))
 
 
 def _lines(status: Status, zone: ZoneInfo) -> Iterator[str]:

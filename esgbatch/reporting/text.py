@@ -13,7 +13,12 @@ from esgbatch.reporting.summary import verdict
 
 def render(summary: Summary, zone: ZoneInfo) -> str:
     """The report; times are in the job's zone."""
-    return "\n".join(_lines(summary, zone)) + "\n"
+    return "".join(f"{printable(line)}\n" for line in _lines(summary, zone))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and direction marks escaped: what others wrote cannot draw."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
@@ -36,7 +41,7 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
         yield _line("Still to do", tally.pending + tally.deferred)
     if run.approval is not None:
         yield ""
-        yield f"Approved by {ascii(run.approval.by)[1:-1]}, {_time(run.approval.at, zone)}"
+        yield f"Approved by {run.approval.by}, {_time(run.approval.at, zone)}"
     for revision in summary.revisions:
         yield ""
         state = f"delivered {_time(revision.delivered, zone)}" if revision.delivered else "not delivered"

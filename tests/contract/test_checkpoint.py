@@ -310,6 +310,16 @@ def test_an_outcome_without_an_attempt_keeps_the_earlier_times(books: Books) -> 
     assert list(books.outcomes.failures(run)) == [Failure("A-0", Reason.UNAVAILABLE, None, 2, 10.0, 20.0)]
 
 
+def test_a_later_outcome_replaces_the_earlier_one(books: Books) -> None:
+    """As where a commit was acknowledged to nobody before a kill, and the account is asked for again."""
+    run = books.enrolled(2)
+    books.outcomes.record(run, [success(0), failure(1)])
+    books.outcomes.record(run, [failure(0, Reason.REJECTED, http_status=422), success(1)])
+    assert [row.scores for row in books.outcomes.rows(run)] == [None, ("71.24", "0.00")]
+    assert books.outcomes.tally(run) == Tally(succeeded=1, failed_by={Reason.REJECTED: 1})
+    assert [each.account_id for each in books.outcomes.failures(run)] == ["A-0"]
+
+
 def test_an_empty_batch_is_no_trouble(books: Books) -> None:
     run = books.enrolled(1)
     books.outcomes.record(run, [])

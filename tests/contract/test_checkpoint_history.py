@@ -13,6 +13,7 @@ import pytest
 from esgbatch.errors import CheckpointError
 from esgbatch.model import Execution, Receipt, Run, Snapshot, Stage, Step
 from tests.checkpoints import DAY, Books, sealed
+from tests.simulated import SimulatedClock
 
 RECEIPT = Receipt("sftp.example:/drop/esg/FirmESGRatings_20261124.csv.pgp", "read back", 2)
 YESTERDAY = DAY - timedelta(days=1)
@@ -62,13 +63,16 @@ def test_a_revision_is_sealed_once(books: Books) -> None:
 
 def test_revisions_come_oldest_first_and_each_is_delivered_by_itself(books: Books) -> None:
     run = deliver(books, books.rated())
-    for _ in range(11):
+    for hour in range(1, 12):
+        books.clock.now = 3600.0 * hour
         run = deliver(books, books.runs.reopen(run, ["A-0"]))
     run = books.runs.reopen(run, ["A-0"])
     books.seal(run)
     revisions = books.ledger.revisions(run)
     assert [revision.number for revision in revisions] == list(range(1, 14))
-    assert [revision.delivered is not None for revision in revisions] == [True] * 12 + [False]
+    began = datetime.fromtimestamp(SimulatedClock().time(), UTC)
+    wanted = [began + timedelta(hours=hour) for hour in range(12)]
+    assert [revision.delivered for revision in revisions] == [*wanted, None]
 
 
 def test_steps_are_noted_in_order_for_the_revision_in_the_making(books: Books) -> None:

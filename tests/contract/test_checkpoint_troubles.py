@@ -54,7 +54,17 @@ def assert_clear(error: BaseException) -> None:
     assert text.strip()
     assert "\n" not in text
     assert len(text) < 250
-    for private in ("Smith", "Trust", "A-1", "71.24", "S3cret", "sqlalche.me", "[SQL"):
+    for private in (
+        "Smith",
+        "Trust",
+        "A-1",
+        "71.24",
+        "S3cret",
+        "sqlalche.me",
+        "[SQL",
+        "(sqlite3.",
+        "(psycopg.",
+    ):
         assert private not in text
 
 

@@ -22,6 +22,19 @@ class Pair:
     key: Path
 
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class Authority:
     """A certificate authority; `pem` is what its friends trust."""
 
@@ -32,6 +45,7 @@ class Authority:
         self._serial = 0
         constraints = x509.BasicConstraints(ca=True, path_length=0)
         root = self._builder(name, self._key, days=1).add_extension(constraints, critical=True)
+        root = root.add_extension(_SIGNS_CERTIFICATES, critical=True)
         self.pem = folder / f"{name}.pem"
         self.pem.write_bytes(root.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
@@ -66,6 +80,11 @@ class Authority:
             .serial_number(self._serial)
             .not_valid_before(now - timedelta(days=10))
             .not_valid_after(now + timedelta(days=days))
+            # RFC 5280, 4.2.1.1 and 4.2.1.2: from Python 3.13 on they are insisted on.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
         )
 
 

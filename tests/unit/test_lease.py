@@ -215,7 +215,7 @@ def test_looking_never_keeps_a_start_out(tmp_path: Path) -> None:
     assert lines > 3
 
 
-@pytest.mark.parametrize("comm", [") R 1 (", "a b", "((", "\n"])
+@pytest.mark.parametrize("comm", [") Z 1 (", "a b", "((", "\n"])
 def test_a_process_may_have_any_name(tmp_path: Path, comm: str) -> None:
     with Child(tmp_path, comm) as child:
         child.take()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Iterable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from esgbatch.fetching.limiter import CATCH_UP, RateLimiter
+from esgbatch.fetching.limiter import RateLimiter, WindowGuard, margin
 
 # The network and the server's scheduler may bring requests this much closer together.
 SQUEEZE = 0.007
+# A caller that comes late makes up for this much.
+CATCH_UP = 0.004
 
 limits = st.sampled_from([0.2, 0.5, 0.99, 1, 1.5, 2, 2.9, 3, 7, 10, 50, 100, 999.9]) | st.floats(0.1, 500)
 # Pauses between calls: none, of the order of a slot, and longer than a second.
@@ -159,3 +162,85 @@ def test_a_place_is_given_back_once() -> None:
     limiter.release()
     with pytest.raises(ValueError, match="released too many"):
         limiter.release()
+
+
+# --- the guard where requests leave -----------------------------------------------------------
+
+
+class Wire:
+    """Requests that come to the guard at given times; `left` is when each of them leaves."""
+
+    def __init__(self, limit: float) -> None:
+        self._now = 0.0
+        self._late = 0.0
+        self._guard = WindowGuard(limit, monotonic=lambda: self._now, sleep=self._sleep)
+        self.left: list[float] = []
+
+    def _sleep(self, seconds: float) -> None:
+        self._late = seconds
+
+    def come(self, at: float) -> float:
+        """Come at this time, with others or not; how long it was held back."""
+        self._now, self._late = at, 0.0
+        self._guard.wait()
+        self.left.append(at + self._late)
+        return self._late
+
+
+@given(limits, pauses, st.integers(1, 40))
+@example(50, [0.0] * 100, 40)
+@example(2, [0.0, 0.9, 0.2], 2)
+@example(0.2, [0.0, 1.0], 2)
+def test_whatever_comes_to_the_wire_leaves_within_the_limit(
+    limit: float, waits: list[float], crowd: int
+) -> None:
+    wire, now = Wire(limit), 1000.0
+    for number, wait in enumerate(waits):
+        now += wait
+        for _ in range(crowd if number % 7 == 0 else 1):
+            wire.come(now)
+    assert wire.left == sorted(wire.left), "first come, first served"
+    assert most_within(1.0 + margin(limit) / 3, wire.left) <= max(1, math.floor(limit))
+    if limit < 1:
+        assert all(later - earlier >= 1 / limit for earlier, later in itertools.pairwise(wire.left))
+
+
+@given(limits, pauses)
+def test_who_was_paced_by_the_limiter_is_not_held_back(limit: float, waits: list[float]) -> None:
+    wire = Wire(limit)
+    assert not any(wire.come(at) > 1e-9 for at in permits(limit, waits))
+
+
+@given(limits, pauses)
+def test_nobody_is_held_back_longer_than_needed(limit: float, waits: list[float]) -> None:
+    wire, now = Wire(limit), 1000.0
+    places = max(1, math.floor(limit))
+    longest = (1 + margin(limit)) * max(1.0, 1 / limit)
+    for wait in waits:
+        now += wait
+        if wire.come(now):
+            assert wire.left[-1] - wire.left[-1 - places] <= longest
+
+
+def test_a_crowd_after_a_pause_is_let_through_up_to_the_limit() -> None:
+    wire = Wire(10)
+    assert [wire.come(100.0) > 0 for _ in range(12)] == [False] * 10 + [True] * 2
+
+
+def test_threads_at_one_guard_do_not_share_a_place() -> None:
+    held: list[float] = []
+    guard = WindowGuard(40, monotonic=lambda: 100.0, sleep=held.append)
+    gate = threading.Barrier(8)
+
+    def leave() -> None:
+        gate.wait(10)
+        for _ in range(10):
+            guard.wait()
+
+    threads = [threading.Thread(target=leave) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 40, "as many as fit into the second are not held"
+    assert min(held) > 1.0

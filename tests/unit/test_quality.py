@@ -158,6 +158,7 @@ def test_there_is_no_mean_of_nothing() -> None:
         Tally(succeeded=7, pending=1),
         Tally(succeeded=7, deferred=1),
         Tally(succeeded=8, pending=1),
+        Tally(succeeded=8, deferred=1),
     ],
 )
 def test_figures_that_do_not_add_up_are_a_bug(tally: Tally) -> None:

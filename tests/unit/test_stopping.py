@@ -84,6 +84,9 @@ class Process:
         self._process = subprocess.Popen(
             [sys.executable, "-c", BEGIN + program], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
+        # One that does not stop ends here, and its test fails.
+        self._patience = threading.Timer(PATIENCE, self._process.kill)
+        self._patience.start()
         self.hears("ready")
 
     def hears(self, wanted: str) -> None:
@@ -94,6 +97,7 @@ class Process:
         assert self._process.stdout is not None
         said = self._process.stdout.read()
         self._process.stdout.close()
+        self._patience.cancel()
         assert self._process.wait(PATIENCE) == 0
         return said.rstrip("\n")
 
