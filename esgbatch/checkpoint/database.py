@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from esgbatch.checkpoint import tables
-from esgbatch.errors import CheckpointError, ConfigError
+from esgbatch.errors import CheckpointError, ConfigError, NothingToDo
 
 BUSY_SECONDS = 60
 CREATING = 0x45534742  # PostgreSQL's number of the lock under which tables are made
@@ -36,6 +36,7 @@ class Database:
         Raises:
             ConfigError: the URL is wrong or its driver is not installed.
             CheckpointError: the database cannot be opened, or is of a newer program.
+            NothingToDo: without `create`, where nothing was ever run.
         """
         self._engine = _engine(url)
         self._writer = self._engine.execution_options(writing=True)
@@ -43,6 +44,8 @@ class Database:
             self._make_tables()
         else:
             with self.reading() as connection:
+                if not inspect(connection).has_table(tables.schema.name):
+                    raise NothingToDo("Nothing was ever run here: the checkpoint database has no tables.")
                 _require_known_schema(connection)
 
     @classmethod

@@ -72,6 +72,8 @@ class Enrolment:
     def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> set[int]:
         """Insert those with a new ID; return their positions."""
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        # PostgreSQL's text takes every character but this one; an ID with it was refused before.
+        nul = "\N{REPLACEMENT CHARACTER}" if dialect is postgresql else "\0"
         insert = dialect.insert(accounts).on_conflict_do_nothing()
         result = connection.execute(
             insert,
@@ -80,7 +82,7 @@ class Enrolment:
                     "run": self._run.number,
                     "position": position,
                     "account_id": account_id,
-                    "name": name,
+                    "name": name.replace("\0", nul),
                     "state": State.PENDING,
                     "attempts": 0,
                 }

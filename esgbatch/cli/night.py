@@ -134,6 +134,8 @@ def approve(
 
     if not by.strip() or not reason.strip():
         raise typer.BadParameter("--by and --reason must not be empty")
+    if not (by + reason).isprintable():
+        raise typer.BadParameter("--by and --reason must be printable text in UTF-8, on one line")
     settings = read_config(config)
     day = the_date(settings, date)
     with working_job(settings, day) as job:

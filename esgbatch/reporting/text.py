@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 from esgbatch.errors import ExitCode
@@ -23,6 +23,7 @@ def printable(text: str) -> str:
 
 def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
     run, tally = summary.run, summary.tally
+    day = run.business_date
     yield f"ESG ratings of {run.business_date:%A, %d %B %Y}"
     yield verdict(summary)
     yield ""
@@ -41,11 +42,11 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
         yield _line("Still to do", tally.pending + tally.deferred)
     if run.approval is not None:
         yield ""
-        yield f"Approved by {run.approval.by}, {_time(run.approval.at, zone)}"
+        yield f"Approved by {run.approval.by}, {_time(run.approval.at, zone, day)}"
     for revision in summary.revisions:
         yield ""
-        state = f"delivered {_time(revision.delivered, zone)}" if revision.delivered else "not delivered"
-        yield f"Revision {revision.number}, sealed {_time(revision.created, zone)}, {state}"
+        state = f"delivered {_time(revision.delivered, zone, day)}" if revision.delivered else "not delivered"
+        yield f"Revision {revision.number}, sealed {_time(revision.created, zone, day)}, {state}"
         if revision.location:
             yield f"  delivered to  {revision.location}"
         yield f"  archive       {revision.sealed.path}"
@@ -56,7 +57,7 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
         yield ""
         yield "Worked on by"
         for execution in summary.executions:
-            yield f"  {_execution(execution, zone)}"
+            yield f"  {_execution(execution, zone, day)}"
 
 
 def _line(label: str, count: int, remark: str = "") -> str:
@@ -67,8 +68,8 @@ def _counts(counted: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counted.items() if count)
 
 
-def _execution(execution: Execution, zone: ZoneInfo) -> str:
-    start = f"{_time(execution.started, zone)}  {execution.command:<8}"
+def _execution(execution: Execution, zone: ZoneInfo, day: date) -> str:
+    start = f"{_time(execution.started, zone, day)}  {execution.command:<8}"
     if execution.ended is None or execution.exit_code is None:
         return f"{start} at work, or died: process {execution.pid} on {execution.host}"
     seconds = (execution.ended - execution.started).total_seconds()
@@ -104,5 +105,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _time(moment: datetime | None, zone: ZoneInfo) -> str:
-    return "" if moment is None else moment.astimezone(zone).strftime("%H:%M:%S %Z")
+def _time(moment: datetime | None, zone: ZoneInfo, day: date) -> str:
+    """In the job's zone; with its date where that is not the business date."""
+    if moment is None:
+        return ""
+    local = moment.astimezone(zone)
+    return local.strftime("%H:%M:%S %Z" if local.date() == day else "%Y-%m-%d %H:%M:%S %Z")

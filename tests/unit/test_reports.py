@@ -175,7 +175,7 @@ def test_figures_never_make_a_line_wider_than_a_mail() -> None:
 def test_times_are_the_zones_own_on_both_sides_of_the_change() -> None:
     summer = replace(FIRST, created=datetime(2026, 7, 1, 12, tzinfo=UTC))
     text = render(replace(SUMMARY, revisions=(summer,)), CHICAGO)
-    assert "sealed 07:00:00 CDT, delivered 06:02:00 CST" in text
+    assert "sealed 2026-07-01 07:00:00 CDT, delivered 06:02:00 CST" in text
 
 
 # --- several days -----------------------------------------------------------------------------
