@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from esgbatch.accounts.rest import RestAccounts
 from esgbatch.config.model import Accounts
 from esgbatch.http.auth import authenticator
-from esgbatch.model import Snapshot
-
-
-@dataclass
-class SleeplessClock:
-    """Real time, but `sleep` only remembers how long, and does `instead`."""
-
-    slept: list[float] = field(default_factory=list)
-    instead: Callable[[], None] = lambda: None
-
-    def time(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.instead()
-
-
-@dataclass
-class Listeners:
-    """A `Listener` that keeps every event."""
-
-    events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
-
-    def event(self, name: str, /, **fields: object) -> None:
-        self.events.append((name, fields))
-
-    def progress(self, snapshot: Snapshot) -> None:
-        raise AssertionError("a list has no progress")
-
-    def of(self, name: str) -> list[dict[str, object]]:
-        return [fields for event, fields in self.events if event == name]
+from tests.simulated import RecordingListener, SleeplessClock
 
 
 @dataclass
@@ -53,7 +17,7 @@ class Rest:
 
     source: RestAccounts
     clock: SleeplessClock
-    listener: Listeners
+    listener: RecordingListener
 
     def ids(self) -> list[str | None]:
         return [listing.account_id for listing in self.source.accounts()]
@@ -62,7 +26,7 @@ class Rest:
 def rest(url: str, **options: Any) -> Rest:
     """The source for `url`; `options` are those of the configuration's `[accounts]`."""
     config = Accounts(url=url, **options)
-    clock, listener = SleeplessClock(), Listeners()
+    clock, listener = SleeplessClock(), RecordingListener()
     return Rest(RestAccounts(config, authenticator(config), clock, listener), clock, listener)
 
 

@@ -4,49 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from esgbatch.model import Digest, Package, Snapshot, Step
+from esgbatch.model import Digest, Package, Step
 
 NAME = "FirmESGRatings_20261124.csv.pgp"
 MANIFEST = "FirmESGRatings_20261124.manifest.json"
-
-
-@dataclass
-class ImpatientClock:
-    """Real time, but `sleep` only remembers how long and does `instead`."""
-
-    instead: Callable[[], None] = lambda: None
-    slept: list[float] = field(default_factory=list)
-
-    def time(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.instead()
-
-
-@dataclass
-class Recorder:
-    """A `Listener` that keeps everything."""
-
-    events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
-
-    def event(self, name: str, /, **fields: object) -> None:
-        self.events.append((name, fields))
-
-    def progress(self, snapshot: Snapshot) -> None:
-        raise AssertionError("delivery has no progress")
-
-    def of(self, name: str) -> list[dict[str, object]]:
-        return [fields for event, fields in self.events if event == name]
 
 
 @dataclass

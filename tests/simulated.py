@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from esgbatch.model import Answer, Snapshot, Work
 
@@ -83,6 +84,24 @@ class SimulatedEngine:
                 first += 1
             most = max(most, last - first + 1)
         return most
+
+
+@dataclass
+class SleeplessClock:
+    """Real time, but `sleep` only remembers how long, and does `instead`."""
+
+    slept: list[float] = field(default_factory=list)
+    instead: Callable[[], None] = lambda: None
+
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.instead()
 
 
 class RecordingListener:

@@ -114,7 +114,8 @@ class TestFirm:
         return self.drop / f"FirmESGRatings_{DAY:%Y%m%d}.csv.pgp"
 
     def manifest(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.drop / f"FirmESGRatings_{DAY:%Y%m%d}.manifest.json").read_text())
+        path = self.drop / f"FirmESGRatings_{DAY:%Y%m%d}.manifest.json"
+        found: dict[str, Any] = json.loads(path.read_text())
         return found
 
     def plaintext(self, sealed: Path | None = None) -> bytes:
@@ -164,7 +165,11 @@ def firm(folder: Path, accounts: int, *arguments: str, rate: float | None = None
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     books = Firm(accounts, SEED, **options)
     extras = (f"--accounts={accounts}", f"--seed={SEED}", "--ignore-status", f"--root={folder / 'firm'}")
-    with sandbox(*extras, *flags, *arguments) as server, recipient(folder) as desk, Sshd(folder / "sshd") as sshd:
+    with (
+        sandbox(*extras, *flags, *arguments) as server,
+        recipient(folder) as desk,
+        Sshd(folder / "sshd") as sshd,
+    ):
         config = write_config(folder, server.places, desk, rate=rate)
         yield TestFirm(folder, server, desk, config, books, sshd, _overrides(sshd))
 

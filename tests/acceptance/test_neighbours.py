@@ -1,7 +1,8 @@
-"""When a neighbour fails: the exit code, one clear paragraph with the next command, and the night completed by it."""
+"""When a neighbour fails: the exit code, one clear paragraph, and the night completed by the command in it."""
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import sqlite3
@@ -88,9 +89,8 @@ def test_a_missing_drop_folder(few: TestFirm):
 
 def test_gpg_that_fails(few: TestFirm, tmp_path: Path):
     broken = tmp_path / "gpg"
-    broken.write_text(
-        f'#!/bin/sh\ncase "$*" in *"-e"*) echo "gpg: no luck today" >&2; exit 2;; esac\nexec {shutil.which("gpg")} "$@"\n'
-    )
+    unlucky = 'case "$*" in *"-e"*) echo "gpg: no luck today" >&2; exit 2;; esac'
+    broken.write_text(f'#!/bin/sh\n{unlucky}\nexec {shutil.which("gpg")} "$@"\n')
     broken.chmod(0o755)
     few.environment["ESGBATCH_ENCRYPTION__GPG"] = str(broken)
     clear(few.run("run", code=15), f"esgbatch resume --date {DAY}", "no luck today")
@@ -199,10 +199,10 @@ def test_every_paging_style(few: TestFirm, style: str):
 
 def test_accounts_from_a_csv_file(few: TestFirm, tmp_path: Path):
     path = tmp_path / "accounts.csv"
-    lines = ["number,title"]
-    for index in range(few.books.accounts):
-        lines.append(f'"{few.books.account_id(index)}","{few.books.name(index).replace(chr(34), chr(34) * 2)}"')
-    path.write_bytes("\r\n".join(lines).encode())
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("number", "title"))
+        writer.writerows((few.books.account_id(n), few.books.name(n)) for n in range(few.books.accounts))
     few.environment |= {
         "ESGBATCH_ACCOUNTS__SOURCE": "csv",
         "ESGBATCH_ACCOUNTS__PATH": str(path),

@@ -328,9 +328,7 @@ def test_no_plaintext_on_disk(small: TestFirm, tmp_path: Path):
     small.environment["TMPDIR"] = str(temp)
     log = tmp_path / "opened"
     traced = ["strace", "-f", "-qq", "-e", "trace=openat,creat", "-o", str(log)]
-    subprocess.run(
-        [*traced, *small.command("run", "--date", DAY.isoformat())], check=True, capture_output=True
-    )
+    subprocess.run([*traced, *small.command("run", "--date", DAY.isoformat())], check=True, capture_output=True)
     written = [line for line in log.read_text().splitlines() if "O_WRONLY" in line or "O_RDWR" in line]
     assert written
     assert not [line for line in written if ".csv" in line and ".csv.pgp" not in line]

@@ -27,7 +27,8 @@ from esgbatch.delivery.sftp import SftpCourier
 from esgbatch.errors import ConfigError, DeliveryError, ExitCode, HostKeyMismatch, StopRequested
 from esgbatch.model import Package, Receipt, Step
 from tests.acceptance.sshd import Sshd, make_key
-from tests.couriers import MANIFEST, NAME, ImpatientClock, Notes, Recorder, has_arrived, make_package
+from tests.couriers import MANIFEST, NAME, Notes, has_arrived, make_package
+from tests.simulated import RecordingListener, SleeplessClock
 
 BIG = 32 * 1024 * 1024
 POSIX_RENAME = "posix-rename@openssh.com"
@@ -48,8 +49,8 @@ class Courier:
     """An `SftpCourier` with its clock and listener at hand."""
 
     def __init__(self, config: Delivery, instead_of_waiting: Callable[[], None] = lambda: None) -> None:
-        self.clock = ImpatientClock(instead_of_waiting)
-        self.listener = Recorder()
+        self.clock = SleeplessClock(instead=instead_of_waiting)
+        self.listener = RecordingListener()
         self._courier = SftpCourier(config, self.clock, self.listener)
 
     def deliver(self, package: Package, notes: Notes | None = None) -> Receipt:
@@ -58,7 +59,7 @@ class Courier:
 
     @property
     def errors(self) -> list[str]:
-        return [str(fields["error"]) for fields in self.listener.of("delivery_attempt_failed")]
+        return [str(fields["error"]) for fields in self.listener.named("delivery_attempt_failed")]
 
 
 @contextmanager
@@ -406,7 +407,7 @@ def test_a_server_that_is_down_is_tried_with_growing_pauses(server: Sshd, packag
     with pytest.raises(DeliveryError, match="8 times, at last with: Connection refused"):
         courier.deliver(package)
     assert courier.clock.slept == [1, 2, 4, 8, 16, 30, 30]
-    assert courier.listener.of("delivery_attempt_failed")[0] == {"attempt": 1, "error": "Connection refused"}
+    assert courier.listener.named("delivery_attempt_failed")[0] == {"attempt": 1, "error": "Connection refused"}
 
 
 def test_a_server_that_comes_back_gets_the_file(server: Sshd, package: Package) -> None:

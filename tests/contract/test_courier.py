@@ -19,7 +19,8 @@ from esgbatch.errors import DeliveryError
 from esgbatch.model import Step
 from esgbatch.ports import Courier
 from tests.acceptance.sshd import Sshd, make_key
-from tests.couriers import NAME, ImpatientClock, Notes, Recorder, has_arrived, make_package
+from tests.couriers import NAME, Notes, has_arrived, make_package
+from tests.simulated import RecordingListener, SleeplessClock
 
 STEPS = [Step.INTENDED, Step.UPLOADED, Step.VERIFIED, Step.RENAMING, Step.RENAMED]
 
@@ -91,7 +92,7 @@ def drop(server: tuple[Path, Callable[[str], Delivery]], tmp_path: Path) -> Drop
     folder, delivery = server
     mine = folder / f"drop-{len(list(folder.iterdir()))}"
     mine.mkdir()
-    return Drop(SftpCourier(delivery(mine.name), ImpatientClock(), Recorder()), mine)
+    return Drop(SftpCourier(delivery(mine.name), SleeplessClock(), RecordingListener()), mine)
 
 
 class Crash(BaseException):

@@ -103,7 +103,7 @@ def test_a_fault_is_survived_and_named(fault: str) -> None:
     with FaultServer(in_order(answer, answer, GOOD)) as server:
         listed = rest(server.url, attempts=3)
         assert listed.ids() == ["A-1", "A-2"]
-    retries = listed.listener.of("accounts_retry")
+    retries = listed.listener.named("accounts_retry")
     assert len(retries) == len(listed.clock.slept) == 2
     for retry in retries:
         assert named in str(retry["error"])
@@ -154,7 +154,7 @@ def test_a_page_has_one_time_limit_however_slowly_it_comes(fault: str) -> None:
     with FaultServer(in_order(SLOW[fault], GOOD)) as server:
         listed = rest(server.url, timeout=0.4)
         assert elapsed(listed.ids) < 2  # the whole of it would take two seconds and more
-    assert [retry["error"] for retry in listed.listener.of("accounts_retry")] == ["timed out"]
+    assert [retry["error"] for retry in listed.listener.named("accounts_retry")] == ["timed out"]
 
 
 def test_the_time_limit_holds_through_a_proxy() -> None:
@@ -190,7 +190,7 @@ def test_a_gzip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch, layers: in
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 20 * 1024 * 1024
-    assert listed.listener.of("accounts_retry")[0]["error"] == "the page is larger than 2 MiB"
+    assert listed.listener.named("accounts_retry")[0]["error"] == "the page is larger than 2 MiB"
 
 
 def test_an_endless_body_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_an_endless_body_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     with FaultServer(in_order(endless, GOOD)) as server:
         listed = rest(server.url)
         assert listed.ids() == ["A-1", "A-2"]
-    assert "larger than 1 MiB" in str(listed.listener.of("accounts_retry"))
+    assert "larger than 1 MiB" in str(listed.listener.named("accounts_retry"))
 
 
 def test_a_large_gzip_page_is_read() -> None:

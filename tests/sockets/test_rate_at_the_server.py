@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from esgbatch.clock import SystemClock
 from esgbatch.config.model import Ratings
@@ -20,15 +24,11 @@ from esgbatch.fetching.retry import Backoff
 from esgbatch.http.auth import Credential, StaticAuthenticator
 from esgbatch.ratings.client import CurlRatings
 from tests.simulated import RecordingListener
-from tests.sockets.certificates import Authority, server_context
-from tests.sockets.faultserver import FaultServer, Peer, respond
+from tests.sockets.certificates import Authority
 from tests.sockets.provider import BODY
 from tests.unit.test_dispatcher import Accounts
 
 LIMIT = 60
-# The server notes the arrivals in this very process, whose threads wait for each other. Without
-# the guard, 84 and more arrive in a second.
-ALLOWED = 66
 
 
 class SlowRenewal:
@@ -78,26 +78,35 @@ def run(provider: CurlRatings, accounts: int) -> None:
     dispatcher.close()
 
 
-class Arrivals:
-    """An answer that notes when it was asked for; `think` is how many seconds it then takes."""
+class ArrivalServer:
+    """`arrivals.py` at work; `times` are there when the `with` block has ended."""
 
-    def __init__(self, think: float = 0.0) -> None:
+    def __init__(self, *arguments: str) -> None:
+        script = Path(__file__).with_name("arrivals.py")
         self.times: list[float] = []
-        self._think = think
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), BODY.decode(), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
 
-    def __call__(self, peer: Peer) -> None:
-        self.times.append(time.monotonic())
-        time.sleep(self._think)
-        respond(200, BODY)(peer)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        out, _ = self._process.communicate(timeout=20)
+        self.times = json.loads(out)
 
 
 def test_a_slow_renewal_does_not_let_a_burst_through():
-    arrivals = Arrivals()
-    with FaultServer(arrivals) as server:
-        ratings = Ratings(url=server.url + "/{account_id}")
+    with ArrivalServer("0") as server:
+        ratings = Ratings(url=f"http://127.0.0.1:{server.port}/{{account_id}}")
         run(CurlRatings(ratings, SlowRenewal(), before_sending=WindowGuard(LIMIT).wait), 150)
-    assert len(arrivals.times) == 150
-    assert most_in_a_second(arrivals.times) <= ALLOWED
+    assert len(server.times) == 150
+    assert most_in_a_second(server.times) <= LIMIT
 
 
 @contextlib.contextmanager
@@ -134,12 +143,14 @@ def slow_to_connect(port: int, seconds: float) -> Iterator[int]:
 
 def test_slow_handshakes_do_not_let_a_burst_through(tmp_path: Path):
     """Requests on new connections come late, those on kept ones do not: both would meet in a second."""
-    arrivals = Arrivals(think=0.3)
     authority = Authority(tmp_path)
-    tls = server_context(authority.sign("localhost"))
-    with FaultServer(arrivals, tls=tls) as server, slow_to_connect(server.port, 0.4) as port:
+    pair = authority.sign("localhost")
+    with (
+        ArrivalServer("0.3", str(pair.cert), str(pair.key)) as server,
+        slow_to_connect(server.port, 0.4) as port,
+    ):
         ratings = Ratings(url=f"https://localhost:{port}/{{account_id}}", ca_bundle=str(authority.pem))
         nobody = StaticAuthenticator(lambda: None)
         run(CurlRatings(ratings, nobody, before_sending=WindowGuard(LIMIT).wait), 150)
-    assert len(arrivals.times) == 150
-    assert most_in_a_second(arrivals.times) <= ALLOWED
+    assert len(server.times) == 150
+    assert most_in_a_second(server.times) <= LIMIT

@@ -98,17 +98,18 @@ def open_descriptors() -> int:
 def test_connections_leave_no_descriptors() -> None:
     answers: list[Answer] = []
 
-    def work(_: int) -> None:
-        answers.extend(client.rate(ACCOUNT) for _ in range(500))
-
     before = open_descriptors()
     with FaultServer(without_length(BODY)) as server:
-        client = provider(server.url)
+        clients = [provider(server.url)]
+
+        def work(_: int) -> None:
+            answers.extend(clients[0].rate(ACCOUNT) for _ in range(500))
+
         run_threads(4, work)
         assert Counter((each.verdict, each.detail) for each in answers) == {(Verdict.RATED, ""): 2000}
         assert server.connections == 2000
-        assert len(client._connections._sockets._descriptors) <= 4
-    del client
+        assert len(clients[0]._connections._sockets._descriptors) <= 4
+    clients.clear()
     gc.collect()
     until(lambda: open_descriptors() <= before)
 

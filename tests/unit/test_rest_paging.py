@@ -227,8 +227,8 @@ def test_pages_are_told(server: responses.RequestsMock) -> None:
     answers(server, page("A-1", "A-2", nextCursor="x"), nameless)
     listed = rest(URL)
     listed.ids()
-    assert listed.listener.of("accounts_page") == [{"page": 1, "rows": 2}, {"page": 2, "rows": 1}]
-    assert listed.listener.of("accounts_unnamed") == [{"page": 2, "rows": 1}]
+    assert listed.listener.named("accounts_page") == [{"page": 1, "rows": 2}, {"page": 2, "rows": 1}]
+    assert listed.listener.named("accounts_unnamed") == [{"page": 2, "rows": 1}]
 
 
 # --- again, or not ----------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_these_are_asked_again(server: responses.RequestsMock, status: int) -> N
     answers(server, page("A-1"))
     listed = rest(URL, attempts=3)
     assert listed.ids() == ["A-1"]
-    retries = listed.listener.of("accounts_retry")
+    retries = listed.listener.named("accounts_retry")
     assert [(retry["page"], retry["attempt"], retry["error"]) for retry in retries] == [
         (1, 1, f"HTTP {status}"),
         (1, 2, f"HTTP {status}"),
