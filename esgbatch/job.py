@@ -92,6 +92,7 @@ def run_job(job: Job, run: Run, deadline: Deadline) -> Run:
         with job.stage("listing"):
             run = list_accounts(job, run)
     if run.stage is Stage.RATING:
+        audit_list(job, run)
         with job.stage("rating"):
             rate(job, run, deadline)
             run = job.records.runs.advance(run, Stage.SEALING)
@@ -106,10 +107,21 @@ def run_job(job: Job, run: Run, deadline: Deadline) -> Run:
 
 def list_accounts(job: Job, run: Run) -> Run:
     """Freeze the list. A restart never lists again, so the file is of one moment."""
-    run = job.records.runs.enrol(run, job.open_source().accounts())
+    return job.records.runs.enrol(run, job.open_source().accounts())
+
+
+def audit_list(job: Job, run: Run) -> None:
+    """Tell the trail of the list; here, since a crash may have come after it was frozen."""
     census = run.census
-    _audit(job, run, "accounts_enrolled", listed=census.listed, rows=census.rows, excluded=census.excluded)
-    return run
+    job.audit.append(
+        "accounts_enrolled",
+        once=True,
+        business_date=run.business_date,
+        run_id=run.run_id,
+        listed=census.listed,
+        rows=census.rows,
+        excluded=census.excluded,
+    )
 
 
 def rate(job: Job, run: Run, deadline: Deadline) -> None:
@@ -160,8 +172,8 @@ def check(job: Job, run: Run) -> tuple[float | None, ...]:
         for finding in found:
             job.listener.event("gate_withheld", gate=finding.gate, figure=finding.figure, limit=finding.limit)
         if run.stage is not Stage.WITHHELD:
-            job.records.runs.advance(run, Stage.WITHHELD)
             _audit(job, run, "withheld", gates=[finding.gate for finding in found])
+            job.records.runs.advance(run, Stage.WITHHELD)
         raise Withheld(f"The file is withheld: {'; '.join(finding.text for finding in found)}.")
     return means
 
@@ -231,6 +243,7 @@ def deliver(job: Job, run: Run) -> Run:
         job,
         run,
         "delivery_repeated" if repeated else "delivered",
+        once=not repeated,
         location=receipt.location,
         encrypted_sha256=package.digest.sha256,
         verified_by=receipt.verified_by,
@@ -270,7 +283,12 @@ def _is_partial(run: Run, tally: Tally) -> bool:
     return run.limit is not None or Reason.NOT_ATTEMPTED in tally.failed_by
 
 
-def _audit(job: Job, run: Run, action: str, **details: object) -> object:
+def _audit(job: Job, run: Run, action: str, *, once: bool = False, **details: object) -> object:
     return job.audit.append(
-        action, business_date=run.business_date, run_id=run.run_id, revision=run.revision, **details
+        action,
+        once=once,
+        business_date=run.business_date,
+        run_id=run.run_id,
+        revision=run.revision,
+        **details,
     )

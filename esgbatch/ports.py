@@ -203,9 +203,18 @@ class Audit(Protocol):
     """The trail that an auditor checks a year later."""
 
     def append(
-        self, action: str, *, business_date: date | None = None, run_id: str | None = None, **details: object
+        self,
+        action: str,
+        *,
+        once: bool = False,
+        business_date: date | None = None,
+        run_id: str | None = None,
+        **details: object,
     ) -> object:
-        """Write a record, synced; the answer's text, `N:HASH`, anchors the trail up to it."""
+        """Write a record, synced; the answer's text, `N:HASH`, anchors the trail up to it.
+
+        With `once`, what the trail tells already (same action, run and details) is not told again.
+        """
 
     def head(self) -> object | None:
         """The last record's anchor; None while the trail is empty."""

@@ -16,6 +16,7 @@ MEANINGS: dict[int, str] = {
     17: "the checkpoint database failed: fix, then resume",
     18: "the deadline passed: resume",
     19: "nothing to resume, deliver or approve for this date: look at the date",
+    20: "doctor found a problem: fix before tonight",
     130: "stopped by SIGINT; state is safe: resume",
     143: "stopped by SIGTERM; state is safe: resume",
 }

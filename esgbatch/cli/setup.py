@@ -1,4 +1,4 @@
-"""init."""
+"""init, doctor: before the first night, and before any other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from esgbatch.cli import exits
+from esgbatch.cli.options import AsJson, ConfigPath
 
 app = typer.Typer()
 
@@ -36,3 +37,28 @@ def init(
     except OSError as error:
         raise WrongUsage(f"{path} cannot be written: {error.strerror}.", advice="choose another PATH") from None
     print(f"{path} is written. Fill in your servers, then: esgbatch doctor --config {path}")
+
+
+@app.command(epilog=exits.epilog((0, 1, 2, 20, 130, 143), "no check failed; there may be warnings"))
+def doctor(
+    json: AsJson = False,
+    trust_host: Annotated[
+        bool,
+        typer.Option("--trust-host", help="Only show the SFTP server's key, and ask whether to trust it."),
+    ] = False,
+    config: ConfigPath = None,
+) -> None:
+    """Check everything tomorrow's run needs, a line a check: ok, warn or FAIL, and what to do.
+
+    It is safe at any time, also while a run is going on, and leaves nothing behind.
+    With --trust-host, 10: known_hosts cannot be written; 16: no key, or another than the known one.
+    """
+    from esgbatch.cli import checking
+    from esgbatch.errors import WrongUsage
+
+    if trust_host and json:
+        raise WrongUsage("--trust-host has no --json.")
+    if trust_host:
+        checking.trust_host(config)
+    else:
+        checking.check(config, as_json=json)

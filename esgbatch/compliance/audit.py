@@ -25,8 +25,6 @@ import re
 import secrets
 import socket
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +35,7 @@ from typing import Any
 
 from esgbatch.config.secrets import require_private
 from esgbatch.errors import AuditBroken, CheckpointError, ConfigError
+from esgbatch.files import alone, lock, replacing, sync_folder
 
 FILE_NAME = "audit.jsonl"
 KEY_FILE = Path("keyring", "audit.key")
@@ -76,11 +75,15 @@ class AuditTrail:
         self,
         action: str,
         *,
+        once: bool = False,
         business_date: date | None = None,
         run_id: str | None = None,
         **details: object,
     ) -> Anchor:
         """Write one record; it is on disk when this returns. `details` hold no name and no score.
+
+        With `once` the record is only written where none tells this action, run and details: for
+        what is done in two places, of which a crash may have left the second one undone.
 
         Raises:
             AuditBroken: the last record is not whole or not ours: nothing is built on it.
@@ -88,6 +91,8 @@ class AuditTrail:
         """
         with self._locked(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:
             last, torn, newline = self._end(file)
+            if once and (told := self._told(file, action, run_id, details)):
+                return told
             record: dict[str, object] = {
                 "n": last.n + 1,
                 "time": _now(),
@@ -164,6 +169,20 @@ class AuditTrail:
         except FileNotFoundError:
             return b""
 
+    def _told(
+        self, file: int, action: str, run_id: str | None, details: dict[str, object]
+    ) -> Anchor | None:
+        """The record with exactly this action, run and details."""
+        wanted = [_canonical({key: value})[1:-1] for key, value in (("action", action), ("run_id", run_id))]
+        for line in _lines(os.pread(file, os.fstat(file).st_size, 0)):
+            found = _RECORD.fullmatch(line.removesuffix(b"\n"))
+            if found is None or not all(text in line for text in wanted):
+                continue
+            record = self._authentic(found, None)
+            if (record["action"], record["run_id"], record["details"]) == (action, run_id, details):
+                return Anchor(record["n"], found[2].decode("ascii"))
+        return None
+
     def _end(self, file: int) -> tuple[Anchor, bytes, bytes]:
         """The last record, the torn line after it, and the newline that is missing at the end."""
         position, tail = os.fstat(file).st_size, b""
@@ -194,11 +213,11 @@ class AuditTrail:
         return hmac.new(self._key, body, hashlib.sha256).hexdigest()
 
     @contextmanager
-    def _locked(self, flags: int, lock: int) -> Iterator[int]:
+    def _locked(self, flags: int, kind: int) -> Iterator[int]:
         try:
             file = os.open(self._path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                _acquire(file, lock)
+                lock(file, kind, LOCK_SECONDS)
                 yield file
             finally:
                 os.close(file)
@@ -245,32 +264,11 @@ def load_or_create_key(state_dir: Path) -> bytes:
 
 
 def _create_key(path: Path) -> None:
-    """Appears whole or not at all, and never over another: the last step is a hard link."""
-    descriptor, draft = tempfile.mkstemp(prefix=".audit.key.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(KEY_BYTES))
-            stream.flush()
-            os.fsync(stream.fileno())
-        with suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        Path(draft).unlink()
-    _sync_folder(path.parent)
-
-
-def _acquire(file: int, lock: int) -> None:
-    """`flock` that gives up: a holder that was stopped must not hold up the night."""
-    give_up = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(file, lock | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= give_up:
-                raise TimeoutError(
-                    errno.ETIMEDOUT, f"another process has kept it locked for {LOCK_SECONDS:.0f} s"
-                ) from None
-            time.sleep(0.002)
+    """Appears whole or not at all, and never over another."""
+    with alone(path.parent):
+        if not path.exists():
+            with replacing(path) as file:
+                file.write(secrets.token_bytes(KEY_BYTES))
 
 
 def _append(file: int, data: bytes, folder: Path) -> None:
@@ -288,15 +286,7 @@ def _append(file: int, data: bytes, folder: Path) -> None:
         raise
     os.fsync(file)
     if before == 0:
-        _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(folder)
 
 
 def _lines(content: bytes) -> Iterator[bytes]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from esgbatch.config.model import Encryption
 from esgbatch.encryption.process import Library, open_library
 from esgbatch.errors import ConfigError, EncryptionError
+from esgbatch.files import alone, replacing
 
 MAX_KEY_FILE = 1 << 20
 
@@ -46,18 +48,19 @@ def load_recipients(config: Encryption, home: Path, now: float) -> tuple[Recipie
         EncryptionError: a key is expired, revoked, or cannot encrypt.
     """
     make_private_folder(home)
-    library = open_library(config.gpg, home, "--no-autostart")
     keys: dict[str, RecipientKey] = {}
-    for source in config.recipients:
-        data = read_key_file(source)
-        listed = list_only_key(library, source, data)
-        fingerprint = _pinned(config, source, listed)
-        if fingerprint in keys:
-            raise ConfigError(f"The key files {keys[fingerprint].source} and {source} hold the same key.")
-        subkey_ids, expires = _encryption_keys(source, listed, now)
-        copy = home / f"{fingerprint}.asc"
-        _write_private(copy, data)
-        keys[fingerprint] = RecipientKey(fingerprint, source, copy, subkey_ids, expires)
+    with _fresh(home):
+        library = open_library(config.gpg, home, "--no-autostart", "--no-keyring")
+        for source in config.recipients:
+            data = read_key_file(source)
+            listed = list_only_key(library, source, data)
+            fingerprint = _pinned(config, source, listed)
+            if fingerprint in keys:
+                raise ConfigError(f"The key files {keys[fingerprint].source} and {source} hold the same key.")
+            subkey_ids, expires = _encryption_keys(source, listed, now)
+            copy = home / f"{fingerprint}.asc"
+            _write_private(copy, data)
+            keys[fingerprint] = RecipientKey(fingerprint, source, copy, subkey_ids, expires)
     missing = [fingerprint for fingerprint in config.fingerprints if fingerprint not in keys]
     if missing:
         raise ConfigError(
@@ -182,13 +185,26 @@ def _unusable(source: Path, defect: str, what: str = "key") -> EncryptionError:
     )
 
 
+@contextmanager
+def _fresh(home: Path) -> Iterator[None]:
+    """The home to ourselves, without gpg's trust database: a crash may have cut it, which is fatal to gpg.
+
+    gpg has to make one anew where a key is expired; nothing of ours depends on what is in it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(alone(home))
+            (home / "trustdb.gpg").unlink(missing_ok=True)
+        except OSError as error:
+            raise EncryptionError(f"The keyring folder {home} cannot be used: {error.strerror}.") from error
+        yield
+
+
 def _write_private(path: Path, data: bytes) -> None:
-    """Replace the file in one step: another process of ours may be reading it."""
+    """Replace the file in one step, where it is another: a process of ours may be encrypting with it."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            fresh = Path(folder, path.name)
-            fresh.touch(mode=0o600)
-            fresh.write_bytes(data)
-            fresh.replace(path)
+        if not path.exists() or path.read_bytes() != data:
+            with replacing(path) as file:
+                file.write(data)
     except OSError as error:
         raise EncryptionError(f"The keyring file {path} cannot be written: {error.strerror}.") from error

@@ -51,7 +51,7 @@ def open_home(config: Encryption, keyring: Path) -> Iterator[GpgHome]:
         EncryptionError: gpg does not take the key.
     """
     if config.sign_with is None:
-        yield GpgHome(("--homedir", str(keyring), "--no-autostart"))
+        yield GpgHome(("--homedir", str(keyring), "--no-autostart", "--no-keyring", "--trust-model", "always"))
         return
     require_private(config.sign_with)
     data = read_key_file(config.sign_with)

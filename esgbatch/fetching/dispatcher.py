@@ -57,6 +57,7 @@ class Dispatcher:
         stopped: Callable[[], bool],
         tick: Callable[[Pace], None],
     ) -> None:
+        limiter.begin(clock.monotonic())
         self._engine = engine
         self._limiter = limiter
         self._concurrency = concurrency
@@ -70,6 +71,7 @@ class Dispatcher:
         self._tick = tick
         self.pace = Pace()
         self._good: str | None = None
+        self._asked_for_good = False
 
     def run(self, backlog: Backlog, *, final: bool, remaining: Callable[[], float]) -> Ended:
         """Ask until every account of the backlog has an outcome, or until stopped or out of time.
@@ -110,13 +112,15 @@ class Dispatcher:
         self._retries: list[tuple[float, int, Ticket]] = []
         self._order = itertools.count()
         self._under_way: dict[int, Ticket] = {}
-        self._forbidden: list[Ticket] = []
+        self._forbidden: deque[tuple[float, Ticket]] = deque()
+        self._refusals = 0
         self._outcomes: list[Outcome] = []
         self._flush_at = now + FLUSH_SECONDS
         self._tick_at = now
         self._circuit = Circuit()
         self._probing: int | None = None
         self._throttles = 0
+        self._throttled_at = -math.inf
         self._stalled_since: float | None = None
         self._full = False
         self.pace.held, self.pace.held_until = "", -math.inf
@@ -171,12 +175,14 @@ class Dispatcher:
         self._full = len(self._under_way) >= self._concurrency.value
 
     def _probe(self, now: float) -> None:
-        if self._probing is not None or now < self._circuit.next_probe or not self._limiter.acquire(now):
+        if self._probing is not None or now < self._circuit.next_probe:
             return
-        if self._more():
+        if not (self._more() or self._known_good() or self._retries) or not self._limiter.acquire(now):
+            return
+        if self._fresh:
             # One that was not asked yet is the best probe: its answer is needed anyway.
             ticket = Ticket(self._fresh.popleft())
-        elif self._good is not None:
+        elif self._good:
             # All that is left has failed: only an account known to be good tells whose fault it is.
             ticket = Ticket(Work(NOBODY, self._good))
         else:
@@ -184,7 +190,14 @@ class Dispatcher:
         self._probing = ticket.work.position
         self._start(ticket)
 
+    def _known_good(self) -> str | None:
+        if not self._good and not self._asked_for_good:
+            self._asked_for_good = True
+            self._good = self._backlog.known_good()
+        return self._good
+
     def _start(self, ticket: Ticket) -> None:
+        ticket.started = self._clock.monotonic()
         if ticket.first_attempt is None:
             ticket.first_attempt = self._clock.time()
         self._under_way[ticket.work.position] = ticket
@@ -202,7 +215,8 @@ class Dispatcher:
         if now < self.pace.held_until:
             until = min(until, self.pace.held_until)
         elif self._circuit.is_open:
-            if self._probing is None:
+            # Where nothing is left to probe with, all is under way, and the next answer is awaited.
+            if self._probing is None and (self._fresh or self._good or self._retries):
                 until = min(until, max(self._circuit.next_probe, now + self._limiter.delay(now)))
         elif len(self._under_way) < self._concurrency.value:
             slot = now + self._limiter.delay(now)
@@ -240,7 +254,8 @@ class Dispatcher:
         elif answer.verdict in (Verdict.FORBIDDEN, Verdict.UNAUTHORIZED):
             self._refused(ticket)
         else:
-            self._accept_forbidden()
+            self._refusals = 0
+            self._accept_forbidden(ticket.started)
             self._conclude(ticket, answer)
             self._progressed()
             self.pace.latency.add(answer.elapsed)
@@ -279,12 +294,15 @@ class Dispatcher:
 
     def _refund(self, charges: dict[int, int]) -> None:
         if charges:
-            for _, _, ticket in self._retries:
+            for ticket in (*(ticket for _, _, ticket in self._retries), *self._under_way.values()):
                 ticket.attempts = max(0, ticket.attempts - charges.get(ticket.work.position, 0))
 
     def _throttled(self, ticket: Ticket, answer: Answer) -> None:
         now = self._clock.monotonic()
-        self._throttles += 1
+        if ticket.started >= self._throttled_at:
+            # One burst is one refusal, however many were under way.
+            self._throttles += 1
+            self._throttled_at = now
         wait = answer.retry_after
         if wait is None:
             wait = min(self._backoff.base * 2.0 ** min(self._throttles - 1, 64), self._backoff.maximum)
@@ -301,10 +319,11 @@ class Dispatcher:
 
     def _refused(self, ticket: Ticket) -> None:
         """A 403 is one account's until twenty stand in a row; then it was us, and they stay pending."""
-        self._forbidden.append(ticket)
-        if len(self._forbidden) >= FORBIDDEN_IN_A_ROW:
+        self._forbidden.append((self._clock.monotonic(), ticket))
+        self._refusals += 1
+        if self._refusals >= FORBIDDEN_IN_A_ROW:
             raise CredentialsRefused(
-                f"The ESG API refused our credentials for {len(self._forbidden)} accounts in a row "
+                f"The ESG API refused our credentials for {self._refusals} accounts in a row "
                 f"(HTTP {ticket.http_status})."
             )
 
@@ -333,17 +352,22 @@ class Dispatcher:
 
     def _conclude(self, ticket: Ticket, answer: Answer) -> None:
         ticket.attempts += 1
-        if answer.verdict is Verdict.RATED:
+        if answer.verdict is Verdict.RATED or not self._good:
             self._good = ticket.work.account_id
+        if answer.verdict is Verdict.RATED:
             self._outcome(ticket, State.SUCCEEDED, scores=answer.scores)
         else:
             self._outcome(ticket, State.FAILED, reason=answer.reason)
 
-    def _accept_forbidden(self) -> None:
-        for ticket in self._forbidden:
+    def _accept_forbidden(self, answered_since: float = math.inf) -> None:
+        """A refusal was the account's own if an attempt that started after it was answered.
+
+        An answer to one that started before says nothing of the credentials since.
+        """
+        while self._forbidden and self._forbidden[0][0] <= answered_since:
+            _, ticket = self._forbidden.popleft()
             ticket.attempts += 1
             self._outcome(ticket, State.FAILED, reason=Reason.FORBIDDEN)
-        self._forbidden.clear()
 
     def _unavailable(self, ticket: Ticket) -> None:
         state = State.FAILED if self._final else State.DEFERRED

@@ -42,6 +42,14 @@ class RateLimiter:
         self._next = -math.inf
         self._permits = threading.BoundedSemaphore(in_flight)
 
+    def begin(self, now: float) -> None:
+        """Take it that another process spent a slot this very moment.
+
+        A run that was killed is gone on with at once, and both lives are under one limit:
+        with a full spacing between them their schedules are one.
+        """
+        self._next = now + self.spacing
+
     def delay(self, now: float) -> float:
         """Seconds from `now` (monotonic) until the next slot; 0 when it is there."""
         return max(0.0, self._next - now)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 
 from esgbatch.deadline import Deadline, reserve
 from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.ticket import Ended, Pace
-from esgbatch.model import Outcome, Run, Snapshot, Stage, State, Work
+from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Work
 from esgbatch.ports import Clock, Listener, Outcomes
 from esgbatch.records import Records
 
 RATE_WINDOW = 10.0
 SHOW_SECONDS = 1.0
+# Failures that only a working API finds.
+ANSWERED = (Reason.NO_RATING, Reason.BAD_RATING, Reason.REJECTED)
 
 
 class Rating:
@@ -136,6 +139,11 @@ class _Backlog:
         if page:
             self._after = page[-1].position
         return page
+
+    def known_good(self) -> str | None:
+        rated = (row.account_id for row in self._outcomes.rows(self._run) if row.scores is not None)
+        answered = (each.account_id for each in self._outcomes.failures(self._run) if each.reason in ANSWERED)
+        return next(itertools.chain(rated, answered), None)
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes.record(self._run, outcomes)

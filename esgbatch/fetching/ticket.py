@@ -36,16 +36,20 @@ class Backlog(Protocol):
     def next(self, limit: int) -> Sequence[Work]:
         """The next accounts in order; empty when there are no more."""
 
+    def known_good(self) -> str | None:
+        """An account of the run that the API has answered for, by now or in an earlier life."""
+
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Commit; when this returns, they are not lost any more."""
 
 
 @dataclass(slots=True)
 class Ticket:
-    """An account under way. Times are seconds since the epoch."""
+    """An account under way. `started` is its last attempt's, monotonic; other times are since the epoch."""
 
     work: Work
     attempts: int = 0
+    started: float = 0.0
     first_attempt: float | None = None
     last_attempt: float | None = None
     http_status: int | None = None

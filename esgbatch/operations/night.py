@@ -98,8 +98,9 @@ def approve(job: Job, business_date: date, *, by: str, reason: str, deadline: De
         found = _find(job, business_date)
         if found.stage is not Stage.WITHHELD:
             raise NothingToDo(f"No file of {business_date} is withheld; the run's stage is {found.stage}.")
-        found = job.records.runs.approve(found, Approval(by, reason, job.now))
+        # First the trail: a file that nobody answers for must not go out after a crash between the two.
         job.audit.append("approved", business_date=business_date, run_id=found.run_id, by=by, reason=reason)
+        found = job.records.runs.approve(found, Approval(by, reason, job.now))
         return _execute(job, found, "approve", deadline)
 
 

@@ -136,6 +136,8 @@ def _codes(point: Point, call: str) -> frozenset[int]:
         return frozenset({-9})
     if fault is Fault.TERM:
         return frozenset({0, 143, -15})
+    if fault is Fault.EINTR:
+        return ANY_CLEAR
     return next((codes for pattern, codes in CODES if re.search(pattern, call)), ANY_CLEAR)
 
 

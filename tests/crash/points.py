@@ -53,11 +53,11 @@ PROCESSES = ("vfork", "clone", "clone3", "kill")
 SCOPES: Mapping[str, Scope] = {
     "main": Scope("run", (*FILES, *NAMES, *RIGHTS, *SOCKETS, *PROCESSES, "flock")),
     "children": Scope("run", ("execve",), follow=True),
-    "raters": Scope("resume", ("connect", "sendto"), follow=True),
+    "raters": Scope("resume", ("sendto",), follow=True),
     "courier": Scope("deliver", ("connect", "sendto"), follow=True),
-    "gpg-keys": Scope("run", ("execve", "write"), gpg="--with-colons"),
-    "gpg-check": Scope("run", ("execve", "write"), gpg="--set-filename check"),
-    "gpg-seal": Scope("run", ("execve", "write"), gpg="--set-filename Firm"),
+    "gpg-keys": Scope("run", ("write",), gpg="--with-colons"),
+    "gpg-check": Scope("run", ("write",), gpg="--set-filename check"),
+    "gpg-seal": Scope("run", ("write",), gpg="--set-filename Firm"),
 }
 
 _NO_SPACE = frozenset(

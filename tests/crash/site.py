@@ -20,6 +20,7 @@ from tests.acceptance.firm import DAY, TestFirm, firm
 from tests.acceptance.sshd import Sshd
 from tests.crash.points import SCOPES
 
+ROOT = Path(__file__).parents[2]
 ACCOUNTS = 10
 BAD_ACCOUNT = "A-000003"  # so that the error file has a line
 PATIENCE = 60.0
@@ -58,6 +59,7 @@ class Site:
             "ESGBATCH_DELIVERY__KNOWN_HOSTS": str(server.known_hosts),
             "ESGBATCH_DELIVERY__DIRECTORY": str(self.drop),
             "PYTHONHASHSEED": "0",
+            "PYTHONPATH": str(ROOT),
             "PYTHONPYCACHEPREFIX": str(folder.parent / "bytecode"),
             "PYTHONDONTWRITEBYTECODE": "",
         }

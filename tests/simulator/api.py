@@ -124,13 +124,14 @@ def _in(weather: Weather, now: float) -> Answer:
 class NightEngine(SimulatedEngine):
     """Attempts of one process; they die with it."""
 
-    def __init__(self, process: Process, api: NightApi, abort: float) -> None:
+    def __init__(self, process: Process, api: NightApi, abort: float, log: Callable[[object], None]) -> None:
         self._session = Session(process.clock.now)
         super().__init__(process.clock, lambda account, now: api.ask(account, now, self._session))
         self._process = process
         self._abort = abort
+        self._log = log
         self._spins = 0
-        self.collects = 0
+        self.rounds = 0
 
     def submit(self, work: Work) -> None:
         self._process.comes_to("start")
@@ -147,7 +148,7 @@ class NightEngine(SimulatedEngine):
         # A wait of nothing still costs a moment, as on a real machine.
         clock.advance(max(until, clock.now + 1e-6))
         answers = self._finished(clock.now)
-        self.collects += 1
+        self.rounds += 1
         self._spins = self._spins + 1 if not answers and clock.now - before < 1e-5 else 0
         if self._spins > SPIN:
             raise Runaway(f"{SPIN} rounds in which nothing happened, {clock.now:.3f} s after the night's beginning")
@@ -171,6 +172,9 @@ class NightEngine(SimulatedEngine):
         clock = self._process.clock
         clock.sleep(min(self._abort, grace, max(at for at, *_ in self._under_way) - clock.now))
         answers = self._finished(clock.now)
+        for work, answer in answers:
+            if answer.verdict in (Verdict.RATED, Verdict.FAILED):
+                self._log(Settled(clock.now, work.account_id, answer, probe=work.position < 0))
         if self._abort <= grace:
             answers += [
                 (work, replace(answer, verdict=Verdict.TRANSIENT, scores=(), detail="stopped"))
@@ -188,8 +192,8 @@ class Settled:
     account: str
     answer: Answer
     probe: bool
-    final: bool
-    open: bool
+    final: bool = False
+    open: bool = False
 
 
 class WatchedDispatcher(Dispatcher):

@@ -60,13 +60,9 @@ def _in_time(night: Night) -> Iterator[str]:
         number, limit = execution.number, execution.deadline
         spent = execution.ended - execution.began
         # A round costs a moment; half a second passes at most without one.
-        if execution.collects > 1000 + 4 * spent + 20 * len(execution.starts):
-            yield f"execution {number} went round {execution.collects} times in {spent:.0f} s"
+        if execution.rounds > 1000 + 4 * spent + 20 * len(execution.starts):
+            yield f"execution {number} went round {execution.rounds} times in {spent:.0f} s"
         if limit is None:
-            asked = Counter(account for _, account in execution.starts)
-            most = max(asked.values(), default=0)
-            if most > 200 and "throttled" not in plan.faults.values():
-                yield f"execution {number} asked for one account {most} times"
             yield from _hold_ends(execution, plan.max_hold)
             continue
         late = [at for at, _ in execution.starts if at > limit]
@@ -227,7 +223,6 @@ def _confirmed(this: Pass) -> None:
 def _charges(night: Night) -> Iterator[str]:
     """No attempt is charged by an outage or a 429, and who fails had all of his attempts."""
     plan = night.plan
-    names = dict(enumerate(plan.active))
     names = _positions(night)
     for execution in night.executions:
         for this in passes(execution, names):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,8 +53,7 @@ class Execution:
     command: str
     began: float
     log: list[object] = field(default_factory=list)
-    starts: list[tuple[float, str]] = field(default_factory=list)
-    collects: int = 0
+    engine: NightEngine | None = None
     deadline: float | None = None
     ended: float = 0.0
     outcome: str = ""
@@ -62,6 +61,16 @@ class Execution:
     trace: str = ""
     struck: list[str] = field(default_factory=list)
     stage: Stage | None = None
+
+    @property
+    def starts(self) -> list[tuple[float, str]]:
+        """The attempts' instants, by account."""
+        return [] if self.engine is None else self.engine.starts
+
+    @property
+    def rounds(self) -> int:
+        """How often the dispatcher waited for an answer."""
+        return 0 if self.engine is None else self.engine.rounds
 
     def events(self, name: str) -> list[dict[str, object]]:
         return [each[1] for each in self.log if isinstance(each, tuple) and each[0] == name and len(each) == 2]
@@ -81,13 +90,11 @@ class Night:
     """What happened, for the invariants."""
 
     plan: Plan
-    folder: Path
     clock: NightClock
     api: NightApi
     firm: Firm
     executions: list[Execution] = field(default_factory=list)
     run: Run | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def delivered(self) -> bool:
@@ -128,35 +135,80 @@ class RareHistory(SqlHistory):
             super().show(run, snapshot)
 
 
-def live(plan: Plan, folder: Path) -> Night:
-    """Live through a night in an empty `folder`."""
-    config = _config(plan, folder)
+class Disk:
+    """A folder for one night after another. The database's engine is kept: SQLAlchemy is slow to make one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "state"
+        self.logs = folder / "logs"
+        self._database: MortalDatabase | None = None
+
+    def wipe(self) -> None:
+        for folder in (self.state, self.logs):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        if self._database is None:
+            self._database = MortalDatabase.sqlite(self.state / "checkpoint.sqlite")
+        else:
+            self._database.make_again()
+
+    @contextmanager
+    def opened(self, process: Process | None = None, commit_seconds: float = 0.0) -> Iterator[MortalDatabase]:
+        """The database as a process opens it: with connections of its own."""
+        assert self._database is not None
+        self._database.process, self._database.commit_seconds = process, commit_seconds
+        try:
+            yield self._database
+        finally:
+            self._database.process = None
+            self._database.close()
+
+    def freeze(self) -> None:
+        """Keep the files as they are at this moment; the database keeps itself."""
+        for source, copy in self._pairs():
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("checkpoint.sqlite*"))
+
+    def thaw(self) -> None:
+        """Undo whatever a dying process has still done to files while it unwound."""
+        for source, copy in self._pairs():
+            for entry in source.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                elif not entry.name.startswith("checkpoint.sqlite"):
+                    entry.unlink()
+            shutil.copytree(copy, source, dirs_exist_ok=True)
+            shutil.rmtree(copy)
+
+    def _pairs(self) -> list[tuple[Path, Path]]:
+        return [(folder, folder.with_name(folder.name + ".frozen")) for folder in (self.state, self.logs)]
+
+
+def live(plan: Plan, disk: Disk) -> Night:
+    """Live through a night."""
+    disk.wipe()
+    config = _config(plan, disk)
     end = deadlines.moment(plan.day, plan.deadline, config.zone).timestamp()
     clock = NightClock(end - plan.lead, plan.set_back)
-    night = Night(plan, folder, clock, NightApi(plan), Firm(plan))
-    operator = Operator(night, config)
+    night = Night(plan, clock, NightApi(plan), Firm(plan))
+    operator = Operator(night, config, disk)
     command = "run"
     while command and len(night.executions) < MOST_EXECUTIONS:
         execution = operator.do(command)
         if execution.outcome in ("bug", "runaway"):
             break
         command = operator.next(execution)
-    operator.look()
     return night
 
 
 class Operator:
     """Starts commands, and after each decides which is next."""
 
-    def __init__(self, night: Night, config: Config) -> None:
+    def __init__(self, night: Night, config: Config, disk: Disk) -> None:
         self._night = night
         self._config = config
         self._dice = random.Random(f"operator {night.plan.seed}")
         self._afterwards = night.plan.afterwards
-        self._state = config.job.state_dir
-        self._logs = config.logging.directory
-        self._state.mkdir(parents=True)
-        self._logs.mkdir(parents=True)
+        self._disk = disk
 
     def do(self, command: str) -> Execution:
         """One process, from its start to its end or death."""
@@ -164,23 +216,19 @@ class Operator:
         number = len(night.executions)
         execution = Execution(number, command, night.clock.now)
         strikes = plan.strikes[number] if number < len(plan.strikes) else ()
-        process = Process(night.clock, strikes, self._freeze)
-        database = MortalDatabase.sqlite(self._state / "checkpoint.sqlite")
-        database.process, database.commit_seconds = process, plan.commit_seconds
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(patch.object(sftp, "open_session", partial(session, night.firm, process)))
-                job = self._job(process, execution, database)
-                execution.outcome = self._attempt(execution, job, command)
-        finally:
-            database.close()
-            night.clock.silence()
+        process = Process(night.clock, strikes, self._disk.freeze)
+        with self._disk.opened(process, plan.commit_seconds) as database, ExitStack() as stack:
+            stack.callback(night.clock.silence)
+            stack.enter_context(patch.object(sftp, "open_session", partial(session, night.firm, process)))
+            job = self._job(process, execution, database)
+            execution.outcome = self._attempt(execution, job, command)
         execution.ended = night.clock.now
         execution.struck = process.struck
         if process.dead:
-            self._thaw()
+            self._disk.thaw()
         night.executions.append(execution)
-        self.look()
+        with self._disk.opened() as database:
+            night.run = wiring.open_records(database, night.clock, NightListener(execution)).runs.find(plan.day)
         execution.stage = night.run.stage if night.run else None
         return execution
 
@@ -241,13 +289,6 @@ class Operator:
     def _tried(self, command: str) -> bool:
         return sum(each.command == command for each in self._night.executions) > 1
 
-    def look(self) -> None:
-        """How the run stands, read as another process would."""
-        database = MortalDatabase.sqlite(self._state / "checkpoint.sqlite")
-        records = wiring.open_records(database, self._night.clock, NightListener(Execution(0, "", 0)))
-        self._night.run = records.runs.find(self._night.plan.day)
-        database.close()
-
     # --- a process -------------------------------------------------------------------------------
 
     def _job(self, process: Process, execution: Execution, database: MortalDatabase) -> Job:
@@ -284,8 +325,8 @@ class Operator:
         plan, ratings = self._night.plan, self._config.ratings
         automatic = ratings.concurrency == "auto"
         most = ratings.max_concurrency if ratings.concurrency == "auto" else ratings.concurrency
-        engine = NightEngine(process, self._night.api, plan.abort)
-        engine.starts = execution.starts
+        engine = NightEngine(process, self._night.api, plan.abort, execution.log.append)
+        execution.engine = engine
         jitter = random.Random(f"backoff {plan.seed} {execution.number}")
         dispatcher = WatchedDispatcher(
             engine,
@@ -303,33 +344,13 @@ class Operator:
         dispatcher.log = execution.log.append
         return dispatcher
 
-    # --- kill -9 ---------------------------------------------------------------------------------
 
-    def _freeze(self) -> None:
-        """Keep the files as they are at this moment; the database keeps itself."""
-        for source, copy in self._files():
-            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("checkpoint.sqlite*"))
-
-    def _thaw(self) -> None:
-        """Undo whatever the dying process has still done to files while it unwound."""
-        for source, copy in self._files():
-            for entry in source.iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                elif not entry.name.startswith("checkpoint.sqlite"):
-                    entry.unlink()
-            shutil.copytree(copy, source, dirs_exist_ok=True)
-            shutil.rmtree(copy)
-
-    def _files(self) -> list[tuple[Path, Path]]:
-        return [(folder, folder.with_name(folder.name + ".frozen")) for folder in (self._state, self._logs)]
-
-
-def _config(plan: Plan, folder: Path) -> Config:
+def _config(plan: Plan, disk: Disk) -> Config:
+    folder = disk.state.parent
     return Config.model_validate(
         {
             "job": {
-                "state_dir": folder / "state",
+                "state_dir": disk.state,
                 "deadline": plan.deadline.strftime("%H:%M"),
                 "on_deadline": plan.on_deadline,
             },
@@ -354,6 +375,6 @@ def _config(plan: Plan, folder: Path) -> Config:
                 "remote_consumes_file": plan.remote_consumes_file,
             },
             "quality": {"max_failed_percent": plan.max_failed_percent},
-            "logging": {"directory": folder / "logs"},
+            "logging": {"directory": disk.logs},
         }
     )

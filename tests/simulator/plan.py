@@ -185,7 +185,7 @@ def draw(seed: int) -> Plan:
         remote_seconds=dice.choice([0.01, 0.3]),
         audit_failures=tuple(dice.sample(range(8), 2)) if dice.random() < 0.08 else (),
         commit_seconds=dice.choice([0.0, 0.0, 0.0, 0.003, 0.05]),
-        strikes=tuple(_strikes(dice, horizon)),
+        strikes=tuple(_strikes(dice, horizon, len(active))),
         restart=tuple(dice.choice([0.02, 0.02, 0.5, 3.0, 60.0]) for _ in range(8)),
         patience=dice.uniform(1200, 5400),
         afterwards=dice.choice(["nothing", "nothing", "nothing", "run", "rerun failed", "rerun some", "deliver"]),
@@ -282,13 +282,13 @@ def _weather(dice: random.Random, horizon: float, lead: float, steady: bool) -> 
     return found
 
 
-def _strikes(dice: random.Random, horizon: float) -> list[tuple[Strike, ...]]:
+def _strikes(dice: random.Random, horizon: float, accounts: int) -> list[tuple[Strike, ...]]:
     """For each of the first executions, what strikes it."""
     blows: list[Blow] = ["kill", "kill", "kill", "SIGTERM", "SIGTERM twice", "SIGINT", "database", "lost commit"]
     found = []
     for _ in range(dice.choice([0, 0, 1, 1, 2, 3, 5])):
         blow = dice.choice(blows)
-        count = round(math.exp(dice.uniform(0, math.log(2000))))
+        count = round(math.exp(dice.uniform(0, math.log(10 + 4 * accounts))))
         after = dice.uniform(0, horizon) if dice.random() < 0.2 and blow != "database" else None
         place = dice.choice(PLACES)
         if blow in ("database", "lost commit"):

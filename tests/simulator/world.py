@@ -155,6 +155,10 @@ class MortalDatabase(Database):
     process: Process | None = None
     commit_seconds = 0.0
 
+    def make_again(self) -> None:
+        """Make the tables in a new file under the old name."""
+        self._make_tables()
+
     @contextmanager
     def reading(self) -> Iterator:  # type: ignore[type-arg]  # sqlalchemy's connection, passed through
         self._come_to("read")

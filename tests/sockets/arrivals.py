@@ -1,4 +1,4 @@
-"""An HTTP server in a process of its own that notes when requests arrive: its clock waits for none of our threads.
+"""An HTTP server in its own process that notes when requests arrive: its clock waits for none of our threads.
 
 `python arrivals.py BODY THINK [CERT KEY]` prints its port, and at the end of its standard
 input the arrival times in seconds, as JSON.

@@ -12,7 +12,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -454,10 +455,11 @@ def test_processes_that_make_the_key_at_once_agree(tmp_path: Path) -> None:
 
 
 def test_a_key_that_another_process_has_just_made_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_process_first(size: int) -> bytes:
-        (tmp_path / KEY_FILE).write_bytes(b"k" * size)
-        (tmp_path / KEY_FILE).chmod(0o600)
-        return b"l" * size
+    @contextmanager
+    def other_process_first(folder: Path) -> Iterator[None]:
+        (folder / KEY_FILE.name).write_bytes(b"k" * 32)
+        (folder / KEY_FILE.name).chmod(0o600)
+        yield
 
-    monkeypatch.setattr("secrets.token_bytes", other_process_first)
+    monkeypatch.setattr(audit, "alone", other_process_first)
     assert load_or_create_key(tmp_path) == b"k" * 32

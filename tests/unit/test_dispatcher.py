@@ -37,10 +37,14 @@ class Accounts:
         self._left = [Work(position, f"A-{position}") for position in range(count)]
         self.outcomes: dict[int, Outcome] = {}
         self.batches: list[int] = []
+        self.good: str | None = None
 
     def next(self, limit: int) -> Sequence[Work]:
         page, self._left = self._left[:limit], self._left[limit:]
         return page
+
+    def known_good(self) -> str | None:
+        return self.good
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         self.batches.append(len(outcomes))
@@ -87,9 +91,7 @@ class Night:
         )
 
     def run(self, *, final: bool = False, seconds: float = math.inf) -> Ended:
-        return self.dispatcher.run(
-            self.accounts, final=final, remaining=lambda: seconds - self.clock.now
-        )
+        return self.dispatcher.run(self.accounts, final=final, remaining=lambda: seconds - self.clock.now)
 
     def asked(self, account: str) -> int:
         return sum(each == account for _, each in self.engine.starts)

@@ -256,7 +256,7 @@ def test_a_terminal_gets_a_bar_and_everything_else_plain_lines(
 # --- Broadcast ---
 
 
-class Recorder:
+class RecordingListener:
     def __init__(self) -> None:
         self.heard: list[object] = []
 
@@ -286,7 +286,7 @@ def log_file(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_broken_listener_is_logged_once_and_harms_nobody(log_file: Path) -> None:
-    before, after = Recorder(), Recorder()
+    before, after = RecordingListener(), RecordingListener()
     everybody = Broadcast(
         [before, Broken(ValueError("Smith Family Trust")), after, Broken(OSError(28, "full"))]
     )
@@ -304,7 +304,7 @@ def test_a_broken_log_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError
 
     monkeypatch.setattr(logs.LogListener, "event", fails)
-    after = Recorder()
+    after = RecordingListener()
     Broadcast([logs.LogListener(), after]).event("token_refused")
     assert len(after.heard) == 1
 
