@@ -11,7 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -73,7 +73,9 @@ def lease(state_dir: Path, business_date: date, command: str) -> Iterator[Owner 
         try:
             yield died
         finally:
-            _write(descriptor, "")
+            # The lock is what counts; a name that stays is that of a dead process.
+            with suppress(OSError):
+                _write(descriptor, "")
     finally:
         os.close(descriptor)
 

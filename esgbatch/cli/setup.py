@@ -39,7 +39,7 @@ def init(
     print(f"{path} is written. Fill in your servers, then: esgbatch doctor --config {path}")
 
 
-@app.command(epilog=exits.epilog((0, 1, 2, 20, 130, 143), "no check failed; there may be warnings"))
+@app.command(epilog=exits.epilog((0, 1, 2, 10, 16, 20, 130, 143), "no check failed; there may be warnings"))
 def doctor(
     json: AsJson = False,
     trust_host: Annotated[
@@ -51,7 +51,7 @@ def doctor(
     """Check everything tomorrow's run needs, a line a check: ok, warn or FAIL, and what to do.
 
     It is safe at any time, also while a run is going on, and leaves nothing behind.
-    With --trust-host, 10: known_hosts cannot be written; 16: no key, or another than the known one.
+    It ends with 10 and 16 only where --trust-host cannot write, or gets no key or a wrong one.
     """
     from esgbatch.cli import checking
     from esgbatch.errors import WrongUsage

@@ -82,7 +82,7 @@ def test_a_folder_without_room(tmp_path: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        with pytest.raises(ConfigError, match="Nothing can be written in .*: File too large"):
+        with pytest.raises(ConfigError, match="File too large"):
             folders._writable(tmp_path, "")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
