@@ -169,9 +169,7 @@ class AuditTrail:
         except FileNotFoundError:
             return b""
 
-    def _told(
-        self, file: int, action: str, run_id: str | None, details: dict[str, object]
-    ) -> Anchor | None:
+    def _told(self, file: int, action: str, run_id: str | None, details: dict[str, object]) -> Anchor | None:
         """The record with exactly this action, run and details."""
         wanted = [_canonical({key: value})[1:-1] for key, value in (("action", action), ("run_id", run_id))]
         for line in _lines(os.pread(file, os.fstat(file).st_size, 0)):

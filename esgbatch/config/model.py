@@ -204,9 +204,7 @@ class Accounts(Web):
     items: JMESPath = Field("accounts", description="JMESPath of the list in a page")
     id: Text = Field("accountId", description="JMESPath in an item (rest), or the column's name (csv, sql)")
     name: Text = Field("accountName", description="likewise")
-    status: Text = Field(
-        "status", description="likewise; a csv or sql list without this column is all active"
-    )
+    status: Text = Field("status", description="likewise; a csv or sql list without this column is all active")
     active: Annotated[list[str], Field(min_length=1)] = Field(["active"], description="what counts as active")
     path: Path | None = Field(None, description="csv: the file")
     database: Secret | None = Field(None, description="sql: a SQLAlchemy URL")

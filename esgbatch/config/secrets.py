@@ -60,9 +60,7 @@ class Secret(BaseModel):
         """
         value = self._read().rstrip("\r\n")
         if not value:
-            raise ConfigError(
-                f"The secret from {self} is empty.", advice="provide it, then `esgbatch doctor`"
-            )
+            raise ConfigError(f"The secret from {self} is empty.", advice="provide it, then `esgbatch doctor`")
         _revealed.add(value)
         return value
 

@@ -119,8 +119,7 @@ class Dispatcher:
         self._tick_at = now
         self._circuit = Circuit()
         self._probing: int | None = None
-        self._throttles = 0
-        self._throttled_at = -math.inf
+        self._throttles, self._throttled_at = 0, -math.inf
         self._stalled_since: float | None = None
         self._full = False
         self.pace.held, self.pace.held_until = "", -math.inf
@@ -246,7 +245,7 @@ class Dispatcher:
         if answer.verdict is Verdict.THROTTLED:
             self._throttled(ticket, answer)
             return
-        self._throttles = 0
+        self._throttles, self._throttled_at = 0, -math.inf
         if answer.verdict is Verdict.REDIRECTED or self._renews(ticket, answer):
             self._again(ticket, 0.0)
         elif work.position == NOBODY:

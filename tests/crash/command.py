@@ -111,10 +111,7 @@ def _finishing(
 
 
 def _tell(verdict: Verdict) -> None:
-    if not verdict.call:
-        outcome = "not struck"
-    else:
-        outcome = "survived" if verdict.survived else "FAILED"
+    outcome = "not struck" if not verdict.call else "survived" if verdict.survived else "FAILED"
     print(f"{outcome:10}  {verdict.point!s:30}  {verdict.call[:110]}", flush=True)
     for problem in verdict.problems:
         print(f"            {problem}", flush=True)
@@ -134,9 +131,16 @@ def table(tally: Tally) -> str:
         [scope, call, *(_cell(found.get(fault)) for fault in Fault)] for (scope, call), found in lines.items()
     ]
     widths = [max(len(row[column]) for row in (head, *body)) for column in range(len(head))]
-    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *body)]
+    rows = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *body)
+    ]
     return "\n".join(
-        ("", "tried/struck/survived", *rows, f"all: {total.tried} tried, {total.struck} struck, {total.survived} survived")
+        (
+            "",
+            "tried/struck/survived",
+            *rows,
+            f"all: {total.tried} tried, {total.struck} struck, {total.survived} survived",
+        )
     )
 
 

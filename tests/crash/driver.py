@@ -91,7 +91,9 @@ class Worker:
     def attempt(self, point: Point) -> Verdict:
         """Strike a night at this point, complete it, and compare it with an undisturbed one."""
         self.site.begin(SCOPES[point.group.scope].start)
-        struck = strike(point, self.site.struck_command(point.group.scope), self.site.environment, self.site.traces)
+        struck = strike(
+            point, self.site.struck_command(point.group.scope), self.site.environment, self.site.traces
+        )
         story = [f"{SCOPES[point.group.scope].start} -> {struck.code}\n{struck.err}"]
         if not struck.strikes:
             missed = () if struck.code == 0 else (f"it was not struck and ended with {struck.code}",)
@@ -176,7 +178,7 @@ def in_parallel(workers: Iterable[Worker], tasks: Sequence[Callable[[Worker], No
                 return
             try:
                 task(worker)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
                 failures.append(error)
 
     threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]

@@ -1,4 +1,4 @@
-"""Is this night as if nothing had happened? Everything outside the process is compared, by other code than its own."""
+"""Is this night as if nothing had happened? All that is outside the process is compared, by other code."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ class Oracle:
             runs = connection.execute("select revision, stage from runs").fetchall()
             if runs != [(1, "delivered")]:
                 yield f"the runs are {runs}"
-            revisions = connection.execute("select encrypted_sha256, delivered is not null from revisions").fetchall()
+            revisions = connection.execute(
+                "select encrypted_sha256, delivered is not null from revisions"
+            ).fetchall()
             if revisions != [(self._sha256, 1)]:
                 yield f"the revisions are {revisions}"
             steps = [step for (step,) in connection.execute("select step from delivery_steps order by id")]
@@ -105,7 +107,9 @@ class Oracle:
             states = dict(connection.execute("select state, count(*) from accounts group by state").fetchall())
             if states != {"succeeded": self._site.firm.books.accounts - 1, "failed": 1}:
                 yield f"the accounts are {states}"
-            last = connection.execute("select ended is not null, exit_code from executions order by id").fetchall()[-1]
+            last = connection.execute(
+                "select ended is not null, exit_code from executions order by id"
+            ).fetchall()[-1]
             if last[0] and last[1] != 0:
                 yield f"the last execution ended with {last[1]}"
 

@@ -130,7 +130,10 @@ Census = Mapping[tuple[str, str], Sequence[int]]
 def groups(census: Census) -> list[Group]:
     """Every group that has a point."""
     return sorted(
-        Group(scope, call, fault) for scope, call in census for fault in faults(scope, call) if census[scope, call]
+        Group(scope, call, fault)
+        for scope, call in census
+        for fault in faults(scope, call)
+        if census[scope, call]
     )
 
 

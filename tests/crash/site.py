@@ -1,4 +1,4 @@
-"""Where nights take place: one firm with its servers, shared; a state, log and drop folder a worker, its own."""
+"""Where nights take place: a firm with its servers, shared; a state, log and drop folder for each worker."""
 
 from __future__ import annotations
 
@@ -141,7 +141,10 @@ class Site:
 @contextmanager
 def sites(folder: Path, number: int) -> Iterator[list[Site]]:
     """A firm with real servers, and so many places to work against them."""
-    with firm(folder, ACCOUNTS, f"--account-fault={BAD_ACCOUNT}=no_rating") as shared, Sshd(folder / "ssh") as server:
+    with (
+        firm(folder, ACCOUNTS, f"--account-fault={BAD_ACCOUNT}=no_rating") as shared,
+        Sshd(folder / "ssh") as server,
+    ):
         yield [Site(folder / f"site{each}", shared, server) for each in range(number)]
 
 

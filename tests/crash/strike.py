@@ -97,7 +97,9 @@ def _wrapper(folder: Path, pattern: str, options: Iterable[str]) -> Path:
         str(folder / "trace"), f"{folder / 'trace'}.$$"
     )
     path = folder / "gpg"
-    path.write_text(f'#!/bin/sh\ncase "$*" in *"{pattern}"*) exec {traced} {gpg} "$@" ;; esac\nexec {gpg} "$@"\n')
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *"{pattern}"*) exec {traced} {gpg} "$@" ;; esac\nexec {gpg} "$@"\n'
+    )
     path.chmod(0o755)
     return path
 

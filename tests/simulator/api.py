@@ -79,7 +79,9 @@ class NightApi:
             return Answer(Verdict.UNAUTHORIZED, http_status=401, detail="HTTP 401")
         fault = plan.faults.get(account)
         luck = self._dice.random
-        if fault == "redirected" or (fault is None and luck() < plan.redirect_rate and not session.hops[account]):
+        if fault == "redirected" or (
+            fault is None and luck() < plan.redirect_rate and not session.hops[account]
+        ):
             session.hops[account] += 1
             if session.hops[account] <= MAX_REDIRECTS:
                 return Answer(Verdict.REDIRECTED, http_status=307, detail="HTTP 307")
@@ -93,7 +95,9 @@ class NightApi:
             wait = self._dice.choice([None, 0.5, 2.0, 10.0])
             return Answer(Verdict.THROTTLED, http_status=self._dice.choice([429, 503]), retry_after=wait)
         if luck() < plan.error_rate:
-            return Answer(Verdict.TRANSIENT, http_status=self._dice.choice([500, 502, 503, None]), detail="bad luck")
+            return Answer(
+                Verdict.TRANSIENT, http_status=self._dice.choice([500, 502, 503, None]), detail="bad luck"
+            )
         return Answer(Verdict.RATED, scores=self._scores(account), http_status=200)
 
     def _scores(self, account: str) -> tuple[Decimal, ...]:
@@ -151,7 +155,9 @@ class NightEngine(SimulatedEngine):
         self.rounds += 1
         self._spins = self._spins + 1 if not answers and clock.now - before < 1e-5 else 0
         if self._spins > SPIN:
-            raise Runaway(f"{SPIN} rounds in which nothing happened, {clock.now:.3f} s after the night's beginning")
+            raise Runaway(
+                f"{SPIN} rounds in which nothing happened, {clock.now:.3f} s after the night's beginning"
+            )
         return answers
 
     def _finished(self, now: float) -> list[tuple[Work, Answer]]:

@@ -180,7 +180,9 @@ class DropFolder:
         if firm.remote_troubles >= firm.plan.remote_troubles or firm.dice.random() >= firm.plan.remote_trouble:
             return None
         firm.remote_troubles += 1
-        return firm.dice.choice([TimeoutError(), OSError(5, "Failure"), paramiko.SSHException("closed"), EOFError()])
+        return firm.dice.choice(
+            [TimeoutError(), OSError(5, "Failure"), paramiko.SSHException("closed"), EOFError()]
+        )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from esgbatch.model import Outcome, Reason, State, Verdict
 from tests.simulator.api import Settled
 from tests.simulator.firm import Arrival, digest, unseal
 from tests.simulator.night import Execution, Night
-from tests.simulator.plan import FALL_BACK, MANY_FORBIDDEN, SPRING_FORWARD
+from tests.simulator.plan import FALL_BACK, SPRING_FORWARD
 
 LATE = 2.0
 WINDOW = 60.0
@@ -50,7 +50,8 @@ def _ends(night: Night) -> Iterator[str]:
         if "[" in str(getattr(error, "advice", "")) and not str(getattr(error, "advice", "")):
             yield f"execution {execution.number} ended without advice"
     if not night.delivered and not night.plan.hopeless:
-        yield f"the night did not end: {len(night.executions)} executions, the last {night.executions[-1].outcome}"
+        last = night.executions[-1].outcome
+        yield f"the night did not end: {len(night.executions)} executions, the last {last}"
 
 
 def _in_time(night: Night) -> Iterator[str]:
@@ -119,8 +120,16 @@ def _limit(night: Night) -> Iterator[str]:
         while starts[first] <= at - 1.0:
             first += 1
         if last - first + 1 > limit:
-            owners = sorted({execution.number for execution in night.executions for each, _ in execution.starts if at - 1.0 < each <= at})
-            yield f"{last - first + 1} starts within a second of {at:.3f} s, the limit is {limit} (executions {owners})"
+            owners = sorted(
+                {
+                    execution.number
+                    for execution in night.executions
+                    for each, _ in execution.starts
+                    if at - 1.0 < each <= at
+                }
+            )
+            count = last - first + 1
+            yield f"{count} starts within a second of {at:.3f} s, the limit is {limit} (executions {owners})"
             break
     for execution in night.executions:
         yield from _holds(execution, night.plan.backoff[0])
@@ -135,13 +144,16 @@ def _holds(execution: Execution, base: float) -> Iterator[str]:
     ]
     at = 0
     until, since = -math.inf, 0.0
-    for start, account in execution.starts:
+    for start, _account in execution.starts:
         while at < len(holds) and holds[at][0] < start:
             if holds[at][1] > until:
                 since, until = holds[at]
             at += 1
         if start < until - 1e-6:
-            yield f"execution {execution.number} started an attempt at {start:.3f} s, held from {since:.3f} to {until:.3f}"
+            yield (
+                f"execution {execution.number} started an attempt at {start:.3f} s, "
+                f"held from {since:.3f} to {until:.3f}"
+            )
             return
 
 
@@ -207,7 +219,12 @@ def _settled(this: Pass, entry: Settled) -> None:
         case verdict:
             this.window.clear()
             this.frozen = None
-            account.charged += verdict in (Verdict.RATED, Verdict.FAILED, Verdict.FORBIDDEN, Verdict.UNAUTHORIZED)
+            account.charged += verdict in (
+                Verdict.RATED,
+                Verdict.FAILED,
+                Verdict.FORBIDDEN,
+                Verdict.UNAUTHORIZED,
+            )
             if verdict is Verdict.THROTTLED:
                 account.throttled += 1
                 account.charged += this.final
@@ -228,10 +245,15 @@ def _charges(night: Night) -> Iterator[str]:
         for this in passes(execution, names):
             for outcome, account in this.recorded:
                 name = names[outcome.position]
-                if outcome.state is not State.DEFERRED and outcome.attempts > max(account.charged, 0) and not this.final:
+                if (
+                    outcome.state is not State.DEFERRED
+                    and outcome.attempts > max(account.charged, 0)
+                    and not this.final
+                ):
                     yield (
                         f"execution {execution.number} charged {outcome.attempts} attempts to {name!r}, "
-                        f"{account.charged} could be ({account.transient} transient, {account.throttled} throttled)"
+                        f"{account.charged} could be ({account.transient} transient, "
+                        f"{account.throttled} throttled)"
                     )
                 unavailable = outcome.reason is Reason.UNAVAILABLE
                 if unavailable and account.transient + account.throttled * this.final < plan.attempts:
@@ -274,7 +296,8 @@ def _files(night: Night) -> Iterator[str]:
     """What arrives is whole and right, each revision once, and its manifest after it."""
     plan = night.plan
     repeats = sum(
-        execution.command == "deliver" and bool(execution.events("delivery_started")) for execution in night.executions
+        execution.command == "deliver" and bool(execution.events("delivery_started"))
+        for execution in night.executions
     )
     times = Counter(arrival.content for arrival in night.firm.arrivals)
     allowed = 1 + (repeats if plan.remote_consumes_file else 0)
@@ -307,7 +330,11 @@ def _drop(night: Night, last: Arrival | None, name: str) -> Iterator[str]:
     leftovers = [path for path in night.firm.drop if path.endswith(".part")]
     if leftovers and not night.plan.remote_troubles:
         yield f"left in the drop folder: {leftovers}"
-    if not night.plan.remote_consumes_file and last is not None and night.firm.drop.get(f"/drop/{name}") != last.content:
+    if (
+        not night.plan.remote_consumes_file
+        and last is not None
+        and night.firm.drop.get(f"/drop/{name}") != last.content
+    ):
         yield "the drop folder does not hold the last file"
 
 
@@ -368,7 +395,9 @@ def _trail(night: Night) -> Iterator[str]:
     for revision in range(1, night.run.revision + 1):
         if not noted["sealed", revision]:
             yield f"the audit trail does not know that revision {revision} was sealed"
-    arrived = {json.loads(each.content)["revision"] for each in night.firm.arrivals if each.name.endswith(".json")}
+    arrived = {
+        json.loads(each.content)["revision"] for each in night.firm.arrivals if each.name.endswith(".json")
+    }
     for revision in arrived:
         if not noted["delivered", revision]:
             yield f"the audit trail does not know that revision {revision} was delivered"

@@ -188,7 +188,9 @@ def draw(seed: int) -> Plan:
         strikes=tuple(_strikes(dice, horizon, len(active))),
         restart=tuple(dice.choice([0.02, 0.02, 0.5, 3.0, 60.0]) for _ in range(8)),
         patience=dice.uniform(1200, 5400),
-        afterwards=dice.choice(["nothing", "nothing", "nothing", "run", "rerun failed", "rerun some", "deliver"]),
+        afterwards=dice.choice(
+            ["nothing", "nothing", "nothing", "run", "rerun failed", "rerun some", "deliver"]
+        ),
     )
 
 
@@ -249,7 +251,13 @@ def _calendar(dice: random.Random) -> tuple[date, time, float]:
     else:
         day, deadline = date(2026, dice.randint(1, 12), dice.randint(1, 28)), time(9)
     lead = dice.choices(
-        [4 * 3600.0, dice.uniform(600, 5400), dice.uniform(60, 600), dice.uniform(0.5, 60), -dice.uniform(1, 3600)],
+        [
+            4 * 3600.0,
+            dice.uniform(600, 5400),
+            dice.uniform(60, 600),
+            dice.uniform(0.5, 60),
+            -dice.uniform(1, 3600),
+        ],
         [35, 25, 20, 12, 8],
     )[0]
     return day, deadline, lead
@@ -270,7 +278,8 @@ def _weather(dice: random.Random, horizon: float, lead: float, steady: bool) -> 
     for _ in range(dice.choice([1, 1, 2, 4])):
         start = 0.0 if dice.random() < 0.2 else dice.uniform(0, horizon)
         length = dice.choices(
-            [dice.uniform(0.5, 20), dice.uniform(20, 300), dice.uniform(300, 3600), max(lead, 0.0) + 3600], [5, 4, 2, 1]
+            [dice.uniform(0.5, 20), dice.uniform(20, 300), dice.uniform(300, 3600), max(lead, 0.0) + 3600],
+            [5, 4, 2, 1],
         )[0]
         retry_after = dice.choice([None, 0.0, 1.0, 7.5, 60.0, 600.0, 86400.0 if dice.random() < 0.1 else 30.0])
         kind = dice.choice(kinds)
@@ -284,7 +293,16 @@ def _weather(dice: random.Random, horizon: float, lead: float, steady: bool) -> 
 
 def _strikes(dice: random.Random, horizon: float, accounts: int) -> list[tuple[Strike, ...]]:
     """For each of the first executions, what strikes it."""
-    blows: list[Blow] = ["kill", "kill", "kill", "SIGTERM", "SIGTERM twice", "SIGINT", "database", "lost commit"]
+    blows: list[Blow] = [
+        "kill",
+        "kill",
+        "kill",
+        "SIGTERM",
+        "SIGTERM twice",
+        "SIGINT",
+        "database",
+        "lost commit",
+    ]
     found = []
     for _ in range(dice.choice([0, 0, 1, 1, 2, 3, 5])):
         blow = dice.choice(blows)
