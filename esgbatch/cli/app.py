@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esgbatch import __version__
-from esgbatch.cli import look, night, setup, training
+from esgbatch.cli import look, night, setup, streams, training
 
 if TYPE_CHECKING:
     from esgbatch.errors import BatchError, StopRequested
@@ -45,9 +45,8 @@ def main() -> None:
     """The console script. Files that the program makes are its user's alone unless it says otherwise."""
     os.umask(0o077)
     signal.signal(signal.SIGTERM, _terminate)
+    streams.guard()
     code = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
     if any(thread.name.startswith("rating") for thread in threading.enumerate()):
         # An aborted attempt may still hang in a name look-up; everything is committed, so it is left behind.
         os._exit(code)
@@ -63,13 +62,17 @@ def _terminate(signum: int, _frame: object) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code."""
+    code = 0
     try:
-        app(args=arguments, prog_name="esgbatch")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        try:
+            app(args=arguments, prog_name="esgbatch")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - the last place where anything can become an exit code
-        return _failed(error)
-    return 0
+        return code or _failed(error)
+    return code
 
 
 def _failed(error: BaseException) -> int:

@@ -191,8 +191,13 @@ def _dry_run(settings: Config, limit: int | None) -> None:
 
 
 def _print(settings: Config, result: Result) -> None:
+    from esgbatch.cli.context import tell
+    from esgbatch.errors import WrongUsage
     from esgbatch.reporting.text import render
 
-    if result.already:
-        print(f"The file of {result.summary.run.business_date} was delivered by an earlier call.\n")
-    print(render(result.summary, settings.zone), end="")
+    try:
+        if result.already:
+            print(f"The file of {result.summary.run.business_date} was delivered by an earlier call.\n")
+        print(render(result.summary, settings.zone), end="", flush=True)
+    except WrongUsage as error:
+        tell(str(error))  # the exit code is about the file, and that is delivered
