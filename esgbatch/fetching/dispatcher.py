@@ -119,6 +119,7 @@ class Dispatcher:
         self._tick_at = now
         self._circuit = Circuit()
         self._probing: int | None = None
+        self._probes = 0
         self._throttles, self._throttled_at = 0, -math.inf
         self._stalled_since: float | None = None
         self._full = False
@@ -133,9 +134,8 @@ class Dispatcher:
             if left <= 0 or (self._stalled_too_long(now) and self._final):
                 return Ended.OUT_OF_TIME
             if self._stalled_too_long(now):
-                raise OutageTooLong(
-                    f"The ESG API gave no usable answer for {self._max_hold:.0f} s ({self.pace.held})."
-                )
+                why = self.pace.held or "errors"
+                raise OutageTooLong(f"The ESG API gave no usable answer for {self._max_hold:.0f} s ({why}).")
             self._submit(now)
             if not self._under_way and not self._retries and not self._more():
                 self._accept_forbidden()
@@ -176,18 +176,21 @@ class Dispatcher:
     def _probe(self, now: float) -> None:
         if self._probing is not None or now < self._circuit.next_probe:
             return
-        if not (self._more() or self._known_good() or self._retries) or not self._limiter.acquire(now):
+        if not (self._known_good() or self._more() or self._retries) or not self._limiter.acquire(now):
             return
-        if self._fresh:
-            # One that was not asked yet is the best probe: its answer is needed anyway.
-            ticket = Ticket(self._fresh.popleft())
-        elif self._good:
-            # All that is left has failed: only an account known to be good tells whose fault it is.
-            ticket = Ticket(Work(NOBODY, self._good))
-        else:
-            ticket = heapq.heappop(self._retries)[2]
+        self._probes += 1
+        ticket = self._probe_ticket()
         self._probing = ticket.work.position
         self._start(ticket)
+
+    def _probe_ticket(self) -> Ticket:
+        """Whom to ask: an account known to be good, since only its failure is surely the API's.
+
+        Every second time it is one that was not asked yet: the known one may have gone bad.
+        """
+        if self._good and (self._probes % 2 or not self._fresh):
+            return Ticket(Work(NOBODY, self._good))
+        return Ticket(self._fresh.popleft()) if self._fresh else heapq.heappop(self._retries)[2]
 
     def _known_good(self) -> str | None:
         if not self._good and not self._asked_for_good:
@@ -285,6 +288,7 @@ class Dispatcher:
         ticket.attempts += 1
         if not self._final and self._circuit.failure(now, ticket.work.position):
             self._stall(now, "outage")
+            self._probes = 0
             self._listener.event("circuit_opened", accounts=self._circuit.accounts, error=answer.detail)
         if ticket.attempts < self._attempts:
             self._again(ticket, self._backoff.delay(ticket.attempts))

@@ -231,6 +231,16 @@ def test_many_broken_accounts_at_the_end_do_not_hold_the_night():
     assert night.clock.now < 300
 
 
+@pytest.mark.parametrize("known_from", ["this process", "an earlier one"])
+def test_a_long_block_of_broken_accounts_is_told_from_an_outage(known_from: str):
+    first = 50 if known_from == "this process" else 0
+    broken = {f"A-{n}": DOWN for n in range(first, 400)}
+    night = Night(but(broken), 450, attempts=2, max_hold=60.0)
+    night.accounts.good = "B-0"
+    assert night.run() is Ended.COMPLETE
+    assert night.accounts.states() == {State.SUCCEEDED: 50 + first, State.DEFERRED: 400 - first}
+
+
 def test_an_api_that_never_answers_ends_the_run_after_max_hold():
     night = Night(always(DOWN), 100, max_hold=600.0)
     with pytest.raises(OutageTooLong):
