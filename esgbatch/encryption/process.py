@@ -61,7 +61,7 @@ def open_library(gpg: str, home: os.PathLike[str], *options: str) -> Library:
         EncryptionError: it does not run.
     """
     try:
-        return Library(
+        library = Library(
             gpgbinary=find_program(gpg),
             gnupghome=str(home),
             env=environment(),
@@ -69,6 +69,9 @@ def open_library(gpg: str, home: os.PathLike[str], *options: str) -> Library:
         )
     except (OSError, ValueError) as error:
         raise EncryptionError(f"The program {gpg} does not run: {error}.") from error
+    if library.version is None:
+        raise EncryptionError(f"The program {gpg} does not run: it ended without telling its version.")
+    return library
 
 
 @functools.cache

@@ -67,7 +67,7 @@ def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, d
                 f"The run of {business_date} has not rated every account yet.",
                 advice=f"`esgbatch resume --date {business_date}` first",
             )
-        found = job.records.runs.reopen(found, account_ids)
+        # First the trail: what is taken back must be in it, even where the process dies in between.
         job.audit.append(
             "rerun",
             business_date=business_date,
@@ -75,6 +75,7 @@ def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, d
             revision=found.revision,
             accounts="failed" if account_ids is None else len(account_ids),
         )
+        found = job.records.runs.reopen(found, account_ids)
         return _execute(job, found, "rerun", deadline)
 
 

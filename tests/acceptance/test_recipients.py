@@ -75,6 +75,26 @@ def test_keys_are_copied_into_a_private_keyring_in_the_order_of_the_fingerprints
     assert stat.S_IMODE(first.copy.stat().st_mode) == 0o600
 
 
+def test_a_trust_database_that_a_crash_has_cut_is_no_trouble(
+    keys: dict[str, KeyPair], keyring: Path, target: Path
+) -> None:
+    keyring.mkdir(mode=0o700)
+    (keyring / "trustdb.gpg").write_bytes(b"\1gpg")
+    seal(GpgEncryptor(encryption(keys["alice"]), keyring), target)
+    assert target.exists()
+
+
+def test_keys_that_did_not_change_are_not_written_again(keys: dict[str, KeyPair], keyring: Path) -> None:
+    [first] = load_recipients(encryption(keys["alice"]), keyring, time.time())
+    written = first.copy.stat().st_ino
+    load_recipients(encryption(keys["alice"]), keyring, time.time())
+    assert first.copy.stat().st_ino == written
+    assert [path.name for path in keyring.glob("*.asc*")] == [first.copy.name]
+    first.copy.write_bytes(b"another")
+    load_recipients(encryption(keys["alice"]), keyring, time.time())
+    assert first.copy.read_bytes() == keys["alice"].public.read_bytes()
+
+
 @pytest.mark.parametrize(("key", "days"), [("soon", 10), ("subkey soon", 5)])
 def test_expiry_is_the_day_the_recipient_can_no_longer_be_encrypted_to(
     keys: dict[str, KeyPair], keyring: Path, key: str, days: int

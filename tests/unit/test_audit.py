@@ -396,7 +396,67 @@ def test_a_link_in_its_place_and_a_missing_folder_are_refused(tmp_path: Path) ->
     assert (tmp_path / "target").read_bytes() == b""
 
 
+# --- what two places must tell ---
+
+
+def test_what_the_trail_tells_already_is_not_told_again(trail: AuditTrail, path: Path) -> None:
+    first = trail.append("delivered", once=True, run_id="a", revision=1)
+    trail.append("delivered", once=True, run_id="b", revision=1)
+    before = path.read_bytes()
+    assert trail.append("delivered", once=True, run_id="a", revision=1) == first
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("action", "run_id", "revision"),
+    [("sealed", "a", 1), ("delivered", "ab", 1), ("delivered", "a", 2), ("delivered", None, 1)],
+)
+def test_anything_else_is_told(trail: AuditTrail, action: str, run_id: str | None, revision: int) -> None:
+    trail.append("delivered", run_id="a", revision=1)
+    assert trail.append(action, once=True, run_id=run_id, revision=revision).n == 2
+    assert trail.verify() == 2
+
+
+def test_twice_is_told_twice_unless_once_is_asked_for(trail: AuditTrail) -> None:
+    assert [trail.append("delivery_repeated", run_id="a").n for _ in range(2)] == [1, 2]
+
+
+def test_a_torn_record_does_not_tell(trail: AuditTrail, path: Path) -> None:
+    trail.append("sealed", run_id="a")
+    trail.append("delivered", run_id="a")
+    os.truncate(path, path.stat().st_size - 20)
+    assert trail.append("delivered", once=True, run_id="a").n == 2
+    assert trail.verify() == 2
+
+
+def test_a_forged_record_does_not_tell(trail: AuditTrail, path: Path) -> None:
+    trail.append("delivered", run_id="a")
+    path.write_bytes(path.read_bytes().replace(b'"run_id":"a"', b'"run_id":"b"'))
+    AuditTrail(path.with_name("ours"), KEY).append("sealed", run_id="c")
+    path.write_bytes(path.read_bytes() + path.with_name("ours").read_bytes())
+    with pytest.raises(AuditBroken):
+        trail.append("delivered", once=True, run_id="b")
+
+
 # --- the key ---
+
+
+@pytest.mark.parametrize("crash_at", ["write", "fsync", "rename"])
+def test_killed_while_the_key_is_made(tmp_path: Path, crash_at: str) -> None:
+    assert shutil.which("strace"), "install strace"
+    part = tmp_path / KEY_FILE.with_name("audit.key.part")
+    code = (
+        "import sys; from pathlib import Path; from esgbatch.compliance.audit import load_or_create_key;"
+        "load_or_create_key(Path(sys.argv[1]))"
+    )
+    killed = subprocess.run(
+        ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(part), "-e", f"trace={crash_at}",
+         "-e", f"inject={crash_at}:signal=KILL", sys.executable, "-c", code, str(tmp_path)],
+    )  # fmt: skip
+    assert killed.returncode in (-9, 137), "the fault struck"
+    assert part.exists()
+    assert len(load_or_create_key(tmp_path)) == 32
+    assert [entry.name for entry in (tmp_path / "keyring").iterdir()] == ["audit.key"]
 
 
 def test_the_key_is_made_once_and_private(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from esgbatch.files import private_folder, replacing, sync_folder
+from esgbatch.files import alone, lock, private_folder, replacing, sync_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -213,3 +214,22 @@ def test_content_and_name_are_on_disk_in_this_order(tmp_path: Path, monkeypatch:
         ("rename", "file.part to file"),
         ("sync", tmp_path.name),
     ]
+
+
+def test_a_folder_is_had_alone_until_its_holder_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from esgbatch.files import alone\n"
+        "with alone(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        folder = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(TimeoutError, match=r"another process has kept it locked for 0\.01 s"):
+            lock(folder, fcntl.LOCK_EX, 0.01)
+        holder.kill()
+        with alone(tmp_path):
+            pass
+        os.close(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -309,6 +310,20 @@ def test_a_full_disk_is_a_trouble_of_the_state_folder(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with lease(tmp_path, DAY, "run") as died:
         assert died is None
+
+
+def test_a_disk_that_fails_at_the_end_is_no_trouble_of_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with lease(tmp_path, DAY, "run"):
+        monkeypatch.setattr(os, "ftruncate", fail)
+    monkeypatch.undo()
+    assert lock_path(tmp_path, DAY).read_bytes(), "the disk did not fail"
+    with lease(tmp_path, DAY, "resume"):
+        pass
 
 
 def test_programs_that_are_started_meanwhile_do_not_keep_the_lock(tmp_path: Path) -> None:
