@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.crash.driver import Count, Tally, Verdict, Worker, every, in_parallel
-from tests.crash.points import SCOPES, Fault, Group, Point, groups, sample
+from tests.crash.points import SCOPES, Census, Fault, Group, Point, groups, sample
 from tests.crash.site import sites
 
 
@@ -61,26 +61,8 @@ def _one(worker: Worker, point: Point) -> bool:
 
 def _many(workers: list[Worker], options: argparse.Namespace) -> bool:
     began = time.monotonic()
-    lock = threading.Lock()
-    census = take_census(workers, options.scopes)
-    chosen = [
-        group
-        for group in groups(census)
-        if group.fault in options.fault and (not options.syscalls or group.call in options.syscalls)
-    ]
-    tally = Tally(_tell)
-    tasks: list[Callable[[Worker], None]]
-    if options.sample:
-        points = sample(chosen, census, options.sample)
-        print(f"{len(points)} points of {len(chosen)} kinds")
-        tasks = [_trying(point, tally, lock) for point in points]
-    else:
-        length = {group: len(census[group.scope, group.call]) for group in chosen}
-        print(f"about {sum(length.values())} points of {len(chosen)} kinds")
-        # The longest first, so that the workers end together.
-        longest = sorted(chosen, key=lambda group: -length[group])
-        tasks = [_finishing(group, census[group.scope, group.call], tally, lock) for group in longest]
-    in_parallel(workers, tasks)
+    chosen = (options.scopes, options.fault, options.syscalls)
+    tally = try_sample(workers, options.sample, *chosen) if options.sample else try_all(workers, *chosen)
     print(table(tally))
     print(f"{(time.monotonic() - began) / 60:.0f} minutes")
     for failure in tally.failures:
@@ -88,10 +70,43 @@ def _many(workers: list[Worker], options: argparse.Namespace) -> bool:
     return not tally.failures
 
 
-def take_census(workers: Sequence[Worker], scopes: Sequence[str]) -> dict[tuple[str, str], list[int]]:
+def try_all(
+    workers: Sequence[Worker], scopes: Sequence[str], faults: Sequence[str], calls: Sequence[str]
+) -> Tally:
+    """Every point of these, the longest groups first, so that the workers end together."""
+    census = take_census(workers, scopes)
+    chosen = sorted(_chosen(census, faults, calls), key=lambda group: -len(census[group.scope, group.call]))
+    print(
+        f"about {sum(len(census[group.scope, group.call]) for group in chosen)} points of {len(chosen)} kinds"
+    )
+    tally, lock = Tally(_tell), threading.Lock()
+    in_parallel(workers, [_finishing(group, census[group.scope, group.call], tally, lock) for group in chosen])
+    return tally
+
+
+def try_sample(
+    workers: Sequence[Worker], size: int, scopes: Sequence[str], faults: Sequence[str], calls: Sequence[str]
+) -> Tally:
+    """Some points of these."""
+    census = take_census(workers, scopes)
+    points = sample(_chosen(census, faults, calls), census, size)
+    tally, lock = Tally(_tell), threading.Lock()
+    in_parallel(workers, [_trying(point, tally, lock) for point in points])
+    return tally
+
+
+def _chosen(census: Census, faults: Sequence[str], calls: Sequence[str]) -> list[Group]:
+    return [group for group in groups(census) if group.fault in faults and (not calls or group.call in calls)]
+
+
+def take_census(workers: Sequence[Worker], scopes: Sequence[str]) -> Census:
     """What there is to strike in these scopes."""
     found: dict[tuple[str, str], list[int]] = {}
-    in_parallel(workers, [lambda worker, scope=scope: found.update(worker.census(scope)) for scope in scopes])
+
+    def taking(scope: str) -> Callable[[Worker], None]:
+        return lambda worker: found.update(worker.census(scope))
+
+    in_parallel(workers, [taking(scope) for scope in scopes])
     return found
 
 
@@ -111,7 +126,7 @@ def _finishing(
 
 
 def _tell(verdict: Verdict) -> None:
-    outcome = "not struck" if not verdict.call else "survived" if verdict.survived else "FAILED"
+    outcome = ("survived" if verdict.survived else "FAILED") if verdict.call else "not struck"
     print(f"{outcome:10}  {verdict.point!s:30}  {verdict.call[:110]}", flush=True)
     for problem in verdict.problems:
         print(f"            {problem}", flush=True)

@@ -1,4 +1,4 @@
-"""Is this night as if nothing had happened? All that is outside the process is compared, by other code."""
+"""Is this night as if nothing had happened? What is outside the process is compared, by code not its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import sqlite3
 import stat
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,12 +27,14 @@ ERROR_VOLATILE = ("run_id", "first_attempt", "last_attempt", "attempts")
 class Oracle:
     """Knows the undisturbed night of a site, and tells what is different in another one."""
 
-    def __init__(self, site: Site) -> None:
-        """Live through the undisturbed night."""
+    def __init__(self, site: Site, start: str) -> None:
+        """Live through the undisturbed night from a start."""
         self._site = site
-        site.begin("run")
-        ran = site.ran("run")
+        site.begin(start)
+        ran = site.ran(*site.start.command)
         assert ran.code == 0, ran
+        self._revision = site.start.revision
+        self._told = list(dict.fromkeys(action for action, _ in self._trail()))
         self._manifest = self._read_manifest()
         self._errors = self._read_errors()
         self._files = _files(site.state)
@@ -80,7 +81,10 @@ class Oracle:
         return content
 
     def _read_manifest(self) -> dict[str, Any]:
-        return {key: value for key, value in self._manifest_content().items() if key not in VOLATILE}
+        content = {key: value for key, value in self._manifest_content().items() if key not in VOLATILE}
+        content["supersedes"] = content["supersedes"] and content["supersedes"]["revision"]
+        content["approved"] = content["approved"] and content["approved"]["by"]
+        return content
 
     def _read_errors(self) -> list[dict[str, Any]]:
         lines = read_lines(self._site.logs / ERRORS)
@@ -89,29 +93,38 @@ class Oracle:
     # --- what the checkpoint says ---
 
     def _checkpoint(self) -> Iterator[str]:
-        path = self._site.state / "checkpoint.sqlite"
-        with closing(sqlite3.connect(path)) as connection:
-            if (state := connection.execute("pragma integrity_check").fetchall()) != [("ok",)]:
-                yield f"the database is damaged: {state}"
-            runs = connection.execute("select revision, stage from runs").fetchall()
-            if runs != [(1, "delivered")]:
-                yield f"the runs are {runs}"
-            revisions = connection.execute(
-                "select encrypted_sha256, delivered is not null from revisions"
-            ).fetchall()
-            if revisions != [(self._sha256, 1)]:
-                yield f"the revisions are {revisions}"
-            steps = [step for (step,) in connection.execute("select step from delivery_steps order by id")]
-            if Counter(steps)["recorded"] != 1 or steps[0] != "intended" or steps[-1] != "recorded":
+        if (state := self._ask("pragma integrity_check")) != [("ok",)]:
+            yield f"the database is damaged: {state}"
+        if (runs := self._ask("select revision, stage from runs")) != [(self._revision, "delivered")]:
+            yield f"the runs are {runs}"
+        states = dict(self._ask("select state, count(*) from accounts group by state"))
+        if states != {"succeeded": self._site.firm.books.accounts - 1, "failed": 1}:
+            yield f"the accounts are {states}"
+        ended, code = self._ask("select ended is not null, exit_code from executions order by id")[-1]
+        # A SIGTERM amid the last commit is obeyed after it.
+        if ended and code not in (0, 143):
+            yield f"the last execution ended with {code}"
+        yield from self._ledger()
+
+    def _ledger(self) -> Iterator[str]:
+        revisions = self._ask(
+            "select revision, delivered is not null, encrypted_sha256 from revisions order by revision"
+        )
+        all_delivered = [(number, 1) for number in range(1, self._revision + 1)]
+        if [tuple(each[:2]) for each in revisions] != all_delivered or revisions[-1][2] != self._sha256:
+            yield f"the revisions are {revisions}"
+        superseded = self._manifest_content()["supersedes"]
+        if (superseded and superseded["sha256"]) != (revisions[-2][2] if len(revisions) > 1 else None):
+            yield f"the manifest supersedes {superseded}"
+        for number, _ in all_delivered:
+            noted = self._ask(f"select step from delivery_steps where revision = {number} order by id")
+            steps = [step for (step,) in noted]
+            if steps.count("recorded") != 1 or steps[0] != "intended" or steps[-1] != "recorded":
                 yield f"the delivery's steps are {steps}"
-            states = dict(connection.execute("select state, count(*) from accounts group by state").fetchall())
-            if states != {"succeeded": self._site.firm.books.accounts - 1, "failed": 1}:
-                yield f"the accounts are {states}"
-            last = connection.execute(
-                "select ended is not null, exit_code from executions order by id"
-            ).fetchall()[-1]
-            if last[0] and last[1] != 0:
-                yield f"the last execution ended with {last[1]}"
+
+    def _ask(self, statement: str) -> list[Any]:
+        with closing(sqlite3.connect(self._site.state / "checkpoint.sqlite")) as connection:
+            return connection.execute(statement).fetchall()
 
     # --- what the trail says ---
 
@@ -120,14 +133,18 @@ class Oracle:
         trail = AuditTrail(path, (self._site.state / "keyring" / "audit.key").read_bytes())
         n, _, mac = self._manifest_content()["audit_anchor"].partition(":")
         trail.verify(Anchor(int(n), mac))
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        told = [(record["action"], record["details"]) for record in map(json.loads, lines)]
+        told = self._trail()
         actions = [action for action, _ in told]
-        if not actions or actions[0] != "accounts_enrolled":
-            yield f"the trail does not begin with the list: {actions}"
+        if list(dict.fromkeys(actions)) != self._told:
+            yield f"the trail tells {actions}"
         ours = [action for action, details in told if details.get("encrypted_sha256") == self._sha256]
-        if ours != ["sealed", "delivered"] or actions.count("delivered") != 1:
+        if ours != ["sealed", "delivered"] or actions.count("delivered") != self._revision:
             yield f"the trail tells {ours} of the delivered file, {actions} of all"
+
+    def _trail(self) -> list[tuple[str, dict[str, Any]]]:
+        lines = (self._site.state / "audit.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        return [(record["action"], record["details"]) for record in records]
 
     # --- what lies about ---
 
@@ -145,8 +162,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def _difference(found: set[str], expected: set[str]) -> str:
-    more, less = sorted(found - expected), sorted(expected - found)
-    return " and ".join(filter(None, (more and f"is left {more}", less and f"is missing {less}")))
+    return f"is left {sorted(found - expected)}, is missing {sorted(expected - found)}"
 
 
 def misbehaviour(ran: Ran) -> Iterator[str]:

@@ -37,10 +37,11 @@ class Scope:
     tells the calls of gpg to strike, instead of the job itself, by their arguments.
     """
 
-    start: str  # the command: `run` from nothing, `resume` of a list, `deliver` of a sealed file
+    start: str  # of `site.STARTS`
     calls: tuple[str, ...]
     follow: bool = False
     gpg: str = ""
+    only_killed: bool = False
 
 
 # Calls that are not met today stand here too: whoever brings one in has it struck.
@@ -51,13 +52,15 @@ SOCKETS = ("connect", "sendto", "sendmsg", "shutdown")
 PROCESSES = ("vfork", "clone", "clone3", "kill")
 
 SCOPES: Mapping[str, Scope] = {
-    "main": Scope("run", (*FILES, *NAMES, *RIGHTS, *SOCKETS, *PROCESSES, "flock")),
-    "children": Scope("run", ("execve",), follow=True),
-    "raters": Scope("resume", ("sendto",), follow=True),
-    "courier": Scope("deliver", ("connect", "sendto"), follow=True),
-    "gpg-keys": Scope("run", ("write",), gpg="--with-colons"),
-    "gpg-check": Scope("run", ("write",), gpg="--set-filename check"),
-    "gpg-seal": Scope("run", ("write",), gpg="--set-filename Firm"),
+    "main": Scope("nothing", (*FILES, *NAMES, *RIGHTS, *SOCKETS, *PROCESSES, "flock")),
+    "children": Scope("nothing", ("execve",), follow=True),
+    "raters": Scope("listed", ("sendto",), follow=True),
+    "courier": Scope("sealed", ("connect", "sendto"), follow=True),
+    "gpg-keys": Scope("nothing", ("write",), gpg="--with-colons"),
+    "gpg-check": Scope("nothing", ("write",), gpg="--set-filename check"),
+    "gpg-seal": Scope("nothing", ("write",), gpg="--set-filename Firm"),
+    "rerun": Scope("delivered", (*FILES, *NAMES, "sendto"), only_killed=True),
+    "approve": Scope("withheld", (*FILES, *NAMES, "sendto"), only_killed=True),
 }
 
 _NO_SPACE = frozenset(
@@ -76,6 +79,8 @@ def faults(scope: str, call: str) -> Iterator[Fault]:
     """The faults that make sense for a call there; ENOSPC on a chmod does not."""
     where = SCOPES[scope]
     yield Fault.KILL
+    if where.only_killed:
+        return
     if scope == "main":
         if call in _GROUP:
             yield Fault.GROUP

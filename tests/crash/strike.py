@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def require_strace() -> str:
     return found
 
 
-def strike(point: Point, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Struck:
+def strike(point: Point, command: Sequence[str], environment: dict[str, str], folder: Path) -> Struck:
     """Run `command` to its end, struck at `point`; what it writes and the trace go to `folder`."""
     scope, fault = SCOPES[point.group.scope], point.group.fault
     call = point.group.call
@@ -58,7 +58,7 @@ def strike(point: Point, command: Sequence[str], environment: Mapping[str, str],
 
 
 def census(
-    scope_name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path
+    scope_name: str, command: Sequence[str], environment: dict[str, str], folder: Path
 ) -> dict[str, list[int]]:
     """The numbers to strike at for each call of the scope: all that an undisturbed run makes.
 
@@ -109,7 +109,7 @@ def _traces(folder: Path) -> list[str]:
 
 
 def _run(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, *, kill_group: bool
+    command: Sequence[str], environment: dict[str, str], folder: Path, *, kill_group: bool
 ) -> tuple[int, str, str]:
     for left in folder.glob("trace*"):
         left.unlink()

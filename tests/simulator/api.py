@@ -19,6 +19,8 @@ from tests.simulator.plan import VERDICTS, Plan, Weather
 from tests.simulator.world import Process
 
 TIMEOUT = 30.0
+RESTART = 3600.0  # the API's owner restarts what dies slowly
+MENDED = 8 * RESTART  # and finds out why
 MAX_REDIRECTS = 5
 STATUS = {"no_rating": 404, "bad_rating": 200, "rejected": 422, "forbidden": 403, "broken": 500}
 SPIN = 50
@@ -64,7 +66,8 @@ class NightApi:
     def _latency(self, now: float) -> float:
         median, sigma = self._plan.latency
         drawn = self._dice.lognormvariate(math.log(median), sigma)
-        return max(0.01, min(drawn, 13.0)) * (1 + self._plan.growth * now / 60)
+        dying = now % RESTART if now < MENDED else 0.0
+        return max(0.01, min(drawn, 13.0)) * (1 + self._plan.growth * dying / 60)
 
     def _answer(self, account: str, now: float, latency: float, session: Session) -> Answer:
         plan = self._plan

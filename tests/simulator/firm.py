@@ -201,13 +201,22 @@ class AuditBook:
         self._process = process
 
     def append(
-        self, action: str, *, business_date: date | None = None, run_id: str | None = None, **details: object
+        self,
+        action: str,
+        *,
+        once: bool = False,
+        business_date: date | None = None,
+        run_id: str | None = None,
+        **details: object,
     ) -> str:
         self._process.comes_to("audit")
+        record = (action, {"business_date": business_date, "run_id": run_id, **details})
+        if once and record in self._firm.trail:
+            return f"{self._firm.trail.index(record) + 1}:{'0' * 64}"
         self._firm.audits += 1
         if self._firm.audits - 1 in self._firm.plan.audit_failures:
             raise CheckpointError("The audit trail cannot be written: No space left on device.")
-        self._firm.trail.append((action, {"business_date": business_date, "run_id": run_id, **details}))
+        self._firm.trail.append(record)
         self._process.comes_to("audited")
         return f"{len(self._firm.trail)}:{'0' * 64}"
 

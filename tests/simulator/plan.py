@@ -17,6 +17,7 @@ MANY_FORBIDDEN = 15
 MANY_BROKEN = 15
 
 Fault = Literal["no_rating", "bad_rating", "rejected", "forbidden", "broken", "throttled", "redirected"]
+KINDS: tuple[Fault, ...] = ("no_rating", "bad_rating", "rejected", "forbidden", "broken", "redirected")
 Kind = Literal["down", "throttled", "unauthorized", "revoked", "login refused"]
 Blow = Literal["kill", "SIGTERM", "SIGTERM twice", "SIGINT", "database", "lost commit"]
 Afterwards = Literal["nothing", "run", "rerun failed", "rerun some", "deliver"]
@@ -221,20 +222,19 @@ def _faults(dice: random.Random, accounts: list[str], steady: bool) -> dict[str,
     most = dict[Fault, int](forbidden=5, broken=MANY_BROKEN)
     if not steady and dice.random() < 0.1:
         most["forbidden"] = 400
-    if dice.random() < 0.15:
-        most["broken"] = 400
+    favourite: Fault = dice.choice(KINDS)
+    if dice.random() < 0.1:
+        most["broken"], share, favourite = 400, 0.5, "broken"
     if not steady and dice.random() < 0.02:
         return {accounts[0]: "throttled"}
     faults: dict[str, Fault] = {}
     left = dict(most)
-    kinds: list[Fault] = ["no_rating", "bad_rating", "rejected", "forbidden", "broken", "redirected"]
-    favourite = dice.choice(kinds)
     together = dice.random() < 0.3
     chosen = accounts[len(accounts) - round(share * len(accounts)) :] if together else accounts
     for account in chosen:
         if not together and dice.random() >= share:
             continue
-        fault = favourite if dice.random() < 0.7 else dice.choice(kinds)
+        fault = favourite if dice.random() < 0.7 else dice.choice(KINDS)
         if left.get(fault, 1) > 0:
             faults[account] = fault
             left[fault] = left.get(fault, 400) - 1
@@ -303,7 +303,7 @@ def _strikes(dice: random.Random, horizon: float, accounts: int) -> list[tuple[S
         "database",
         "lost commit",
     ]
-    found = []
+    found: list[tuple[Strike, ...]] = []
     for _ in range(dice.choice([0, 0, 1, 1, 2, 3, 5])):
         blow = dice.choice(blows)
         count = round(math.exp(dice.uniform(0, math.log(10 + 4 * accounts))))

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from esgbatch.checkpoint.database import Database
 from esgbatch.errors import CheckpointError
 from esgbatch.stopping import StopSignal
 from tests.simulated import SimulatedClock
@@ -115,7 +115,7 @@ class Process:
         self._on_death = on_death
         for strike in strikes:
             if strike.after is not None:
-                clock.ring_at(clock.now + strike.after, lambda strike=strike: self._hit(strike))
+                clock.ring_at(clock.now + strike.after, partial(self._hit, strike))
 
     def comes_to(self, place: str) -> None:
         if self.dead:
@@ -147,34 +147,3 @@ class Process:
         self.dead = True
         self._on_death()
         raise Killed
-
-
-class MortalDatabase(Database):
-    """The real checkpoint, of a process that can die before, in and after every transaction."""
-
-    process: Process | None = None
-    commit_seconds = 0.0
-
-    def make_again(self) -> None:
-        """Make the tables in a new file under the old name."""
-        self._make_tables()
-
-    @contextmanager
-    def reading(self) -> Iterator:  # type: ignore[type-arg]  # sqlalchemy's connection, passed through
-        self._come_to("read")
-        with super().reading() as connection:
-            yield connection
-
-    @contextmanager
-    def writing(self) -> Iterator:  # type: ignore[type-arg]  # likewise
-        self._come_to("begin")
-        with super().writing() as connection:
-            yield connection
-            if self.process is not None:
-                self.process.clock.sleep(self.commit_seconds)
-            self._come_to("commit")
-        self._come_to("committed")
-
-    def _come_to(self, place: str) -> None:
-        if self.process is not None:
-            self.process.comes_to(place)
