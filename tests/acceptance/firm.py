@@ -45,13 +45,15 @@ class TestFirm:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "esgbatch", *arguments, "--config", str(self.config)]
 
-    def process(self, *arguments: str, day: date | None = DAY) -> subprocess.Popen[str]:
+    def process(
+        self, *arguments: str, day: date | None = DAY, stderr: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         dated = ["--date", day.isoformat()] if day else []
         return subprocess.Popen(
             self.command(*arguments, *dated),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             env=os.environ | self.environment,
         )
@@ -78,7 +80,7 @@ class TestFirm:
         until = time.monotonic() + 30
         while time.monotonic() < until:
             assert process.poll() is None, process.communicate()
-            if self._done() >= accounts:
+            if self.done() >= accounts:
                 return
             time.sleep(0.02)
         raise AssertionError("the job makes no progress")
@@ -86,7 +88,8 @@ class TestFirm:
     def run_exists(self) -> bool:
         return self.process("status", "--json").wait() == 0
 
-    def _done(self) -> int:
+    def done(self) -> int:
+        """How many accounts are committed."""
         import sqlite3
 
         path = self.state / "checkpoint.sqlite"
@@ -132,20 +135,25 @@ class TestFirm:
     def expected(self, failed: set[str] | frozenset[str] = frozenset()) -> bytes:
         """The file, by another way than the program's."""
         header = "Account ID,Account Name,Environmental Score,Social Score,Governance Score,Overall ESG Score,"
-        lines = [header + "Processing Status"]
-        for index in range(self.books.accounts):
-            account_id = self.books.account_id(index)
-            cells = ("N/A",) * 4 if account_id in failed else self.books.cells(index)
-            status = "Failed" if account_id in failed else "Success"
-            texts = [_guarded(account_id), _guarded(self.books.name(index)), *cells, status]
-            lines.append(",".join(_quoted(text) for text in texts))
-        return "".join(line + "\r\n" for line in lines).encode()
+        rows = (
+            line(self.books, index, failed=self.books.account_id(index) in failed)
+            for index in range(self.books.accounts)
+        )
+        return "".join((header, "Processing Status\r\n", *rows)).encode()
 
 
 @dataclass(frozen=True)
 class Ran:
     out: str
     err: str
+
+
+def line(books: Firm, index: int, *, failed: bool) -> str:
+    """The file's line of an account, computed from the firm's books alone."""
+    cells = ("N/A",) * 4 if failed else books.cells(index)
+    status = "Failed" if failed else "Success"
+    texts = [_guarded(books.account_id(index)), _guarded(books.name(index)), *cells, status]
+    return ",".join(_quoted(text) for text in texts) + "\r\n"
 
 
 def _guarded(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.firm import DAY, TestFirm, firm, rows, stop
+from tests.crash import race
 
 FAULTS = {
     "A-000003": ("no_rating", "no_rating"),
@@ -231,6 +232,11 @@ def test_a_second_run_at_the_same_time_is_refused(slow: TestFirm):
         slow.run("rerun", "--failed", code=11)
         process.communicate(timeout=30)
         assert process.returncode == 0
+
+
+def test_of_two_runs_started_at_once_one_works(tmp_path: Path):
+    with firm(tmp_path, race.ACCOUNTS, rate=race.RATE) as place:
+        assert {race.race(place) for _ in range(4)} == {(11, 143)}
 
 
 def test_status_shows_the_running_job(slow: TestFirm):

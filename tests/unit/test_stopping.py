@@ -18,14 +18,15 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 10.0
 
 BEGIN = """
-import select, signal, sys, threading, time
+import os, select, signal, sys, threading, time
 from esgbatch.errors import StopRequested
 from esgbatch.stopping import StopSignal
 
 stop = StopSignal()
 woken = threading.Event()
 def say(*words):
-    print(*words, flush=True)
+    # print is not reentrant, and a handler says things, too.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 def end(error):
     say(type(error).__name__, int(error.code), error)
 """

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def log_folder(setup: Setup) -> Iterator[Finding]:
 
 def temporary_folder(setup: Setup) -> Iterator[Finding]:
     try:
-        setup.scratch = Path(tempfile.mkdtemp(prefix="esgbatch-doctor-"))
+        # The name first: a signal may come as soon as the folder is there, and leave it to be removed.
+        setup.scratch = Path(tempfile.gettempdir()) / f"esgbatch-doctor-{uuid.uuid4().hex}"
+        setup.scratch.mkdir(mode=0o700)
     except OSError as error:
         raise ConfigError(
             f"No temporary folder can be made: {error.strerror}.",
