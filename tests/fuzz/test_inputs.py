@@ -147,7 +147,7 @@ def test_link_headers(header: str) -> None:
 MAPPER = RatingMapper(CONFIG.ratings.scores, (Decimal(0), Decimal(100)))
 numbers = st.decimals(allow_nan=False, allow_infinity=False, min_value=-200, max_value=300, places=4)
 PILLARS = ("environmental", "social", "governance", "overall")
-scores = st.fixed_dictionaries({name: numbers | scalars for name in PILLARS})
+scores = st.fixed_dictionaries(dict.fromkeys(PILLARS, numbers | scalars))
 
 
 @given(scores)
