@@ -98,9 +98,9 @@ def run_job(job: Job, run: Run, deadline: Deadline) -> Run:
             run = job.records.runs.advance(run, Stage.SEALING)
     if run.stage in (Stage.SEALING, Stage.WITHHELD):
         with job.stage("checking"):
-            means = check(job, run)
+            scores = check(job, run)
         with job.stage("sealing"):
-            run = seal(job, run, means)
+            run = seal(job, run, scores)
     with job.stage("delivering"):
         return deliver(job, run)
 
@@ -151,19 +151,20 @@ def rate(job: Job, run: Run, deadline: Deadline) -> None:
         raise DeadlinePassed(f"The deadline passed with {tally.done} of {tally.rows} accounts done.")
 
 
-def check(job: Job, run: Run) -> tuple[float | None, ...]:
-    """Keep a file back that looks wrong, unless it was approved; returns the score columns' means.
+def check(job: Job, run: Run) -> quality.Distribution:
+    """Keep a file back that looks wrong, unless it was approved; returns its scores in figures.
 
     Raises:
         Withheld: with the figures.
     """
     tally = job.records.outcomes.tally(run)
     quality.reconcile(run.census, tally)
-    means = quality.means(job.records.outcomes.rows(run), len(run.columns))
+    low, high = map(float, job.config.ratings.score_range)
+    scores = quality.describe(job.records.outcomes.rows(run), len(run.columns), low, high)
     before = None if _is_partial(run, tally) else job.records.ledger.last_delivered_before(run)
     found = quality.findings(
         tally,
-        quality.Comparison(tally.rows, means),
+        quality.Comparison(tally.rows, scores.means),
         None if before is None else quality.Comparison.of(before),
         job.config.quality,
         run.columns,
@@ -175,10 +176,10 @@ def check(job: Job, run: Run) -> tuple[float | None, ...]:
             _audit(job, run, "withheld", gates=[finding.gate for finding in found])
             job.records.runs.advance(run, Stage.WITHHELD)
         raise Withheld(f"The file is withheld: {'; '.join(finding.text for finding in found)}.")
-    return means
+    return scores
 
 
-def seal(job: Job, run: Run, means: tuple[float | None, ...]) -> Run:
+def seal(job: Job, run: Run, scores: quality.Distribution) -> Run:
     """Encrypt the committed rows into the archive, and register the file with its manifest."""
     job.listener.event("sealing_started")
     tally = job.records.outcomes.tally(run)
@@ -210,7 +211,10 @@ def seal(job: Job, run: Run, means: tuple[float | None, ...]) -> Run:
         audit_anchor=str(anchor),
     )
     _archive_manifest(sealed.path.with_name(manifest.manifest_name(run.business_date)), content)
-    job.records.ledger.sealed(run, Revision(run.revision, job.now, sealed, content, means, partial))
+    revision = Revision(
+        run.revision, job.now, sealed, content, scores.means, partial, histograms=scores.histograms
+    )
+    job.records.ledger.sealed(run, revision)
     job.listener.event(
         "sealed",
         rows=sealed.rows,

@@ -300,8 +300,48 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A running job at one moment, kept for the report of the night: no name, no score.
+
+    `done` and `failed` count the run's accounts; `attempts`, `errors` (attempts that failed
+    for a transient reason) and `cpu` (seconds) count from the process's start, so that the
+    difference between two samples is exact however many between them were dropped. The
+    latencies are those of the answers since the sample before. `at`, `eta` and `deadline`
+    are seconds since the epoch.
+    """
+
+    at: float
+    done: int
+    failed: int = 0
+    attempts: int = 0
+    errors: int = 0
+    in_flight: int = 0
+    concurrency: int = 0
+    waiting: int = 0
+    latency_p50: float | None = None
+    latency_p95: float | None = None
+    cpu: float = 0.0
+    held: str = ""
+    eta: float | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many scores of a column fall into each of equal steps from `low` to `high`, both included."""
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Revision:
-    """A sealed file in the history of a run. `means` are the score columns', None without any score."""
+    """A sealed file in the history of a run.
+
+    `means` are the score columns', None without any score; `histograms` likewise, empty
+    for a file that was sealed before they were kept.
+    """
 
     number: int
     created: datetime
@@ -311,6 +351,7 @@ class Revision:
     partial: bool
     delivered: datetime | None = None
     location: str | None = None
+    histograms: tuple[Histogram, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from esgbatch.model import (
     Revision,
     Row,
     Run,
+    Sample,
     SealedFile,
     Snapshot,
     Stage,
@@ -192,7 +193,11 @@ class History(Protocol):
 
     def executions(self, run: Run) -> tuple[Execution, ...]: ...
 
-    def show(self, run: Run, snapshot: Snapshot) -> None: ...
+    def show(self, run: Run, snapshot: Snapshot, sample: Sample | None = None) -> None:
+        """Let `status` in another shell see this; a sample is also kept, for the report."""
+
+    def samples(self, run: Run) -> Sequence[Sample]:
+        """How the run went, oldest first; a few hundred at most."""
 
     def snapshot(self, run: Run) -> Snapshot | None: ...
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from esgbatch.config.model import Quality
-from esgbatch.model import Census, Revision, Row, Tally
+from esgbatch.model import Census, Histogram, Revision, Row, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,14 @@ class Finding:
     figure: float
     limit: float
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A file's scores in figures, by column: nothing of an account."""
+
+    means: tuple[float | None, ...]
+    histograms: tuple[Histogram, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +39,29 @@ class Comparison:
         return cls(revision.sealed.rows, revision.means)
 
 
-def means(rows: Iterable[Row], columns: int) -> tuple[float | None, ...]:
-    """The mean of each score column over the accounts that have scores."""
+STEPS = 20
+
+
+def describe(rows: Iterable[Row], columns: int, low: float, high: float) -> Distribution:
+    """Each score column's mean and histogram over the accounts that have scores from `low` to `high`."""
     totals, count = [0.0] * columns, 0
+    counts = [[0] * (STEPS + 1) for _ in range(columns)]
+    scale = STEPS / (high - low)
     for row in rows:
         if row.scores is not None:
             count += 1
-            for column, score in enumerate(row.scores):
-                totals[column] += float(score)
-    return tuple(total / count if count else None for total in totals)
+            for column, text in enumerate(row.scores):
+                score = float(text)
+                totals[column] += score
+                # One from outside was rated when the range was another one.
+                counts[column][min(max(int((score - low) * scale), 0), STEPS)] += 1
+    for each in counts:
+        highest = each.pop()  # it belongs to the last step
+        each[-1] += highest
+    return Distribution(
+        tuple(total / count if count else None for total in totals),
+        tuple(Histogram(low, high, tuple(each)) for each in counts),
+    )
 
 
 def reconcile(census: Census, tally: Tally) -> None:

@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from esgbatch.checkpoint import tables
+from esgbatch.checkpoint import tables, views
 from esgbatch.errors import CheckpointError, ConfigError, NothingToDo
 
 BUSY_SECONDS = 60
@@ -47,6 +47,7 @@ class Database:
                 if not inspect(connection).has_table(tables.schema.name):
                     raise NothingToDo("Nothing was ever run here: the checkpoint database has no tables.")
                 _require_known_schema(connection)
+        self._bring_up_to_date()
 
     @classmethod
     def sqlite(cls, path: Path, *, create: bool = True) -> Database:
@@ -82,8 +83,25 @@ class Database:
             tables.schema.create(connection, checkfirst=True)
             if connection.execute(select(tables.schema)).first() is None:
                 connection.execute(tables.schema.insert().values(version=tables.SCHEMA))
+                tables.metadata.create_all(connection)
+                views.create(connection)
             _require_known_schema(connection)
-            tables.metadata.create_all(connection)
+
+    def _bring_up_to_date(self) -> None:
+        """Make an older program's tables this one's; it can go on working with them meanwhile."""
+        with self.reading() as connection:
+            if _schema_version(connection) >= tables.SCHEMA:
+                return
+        with self.writing() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(CREATING)))
+            version = _schema_version(connection)
+            if version < 2:
+                connection.exec_driver_sql("alter table revisions add column histograms text")
+            if version < tables.SCHEMA:
+                tables.metadata.create_all(connection)
+                views.create(connection)
+                connection.execute(update(tables.schema).values(version=tables.SCHEMA))
 
 
 def _engine(url: str | URL) -> Engine:
@@ -102,8 +120,13 @@ def _engine(url: str | URL) -> Engine:
     return engine
 
 
+def _schema_version(connection: Connection) -> int:
+    version: int = connection.execute(select(tables.schema.c.version)).scalar_one()
+    return version
+
+
 def _require_known_schema(connection: Connection) -> None:
-    version = connection.execute(select(tables.schema.c.version)).scalar_one()
+    version = _schema_version(connection)
     if version > tables.SCHEMA:
         raise CheckpointError(
             f"The checkpoint database is of a newer esgbatch (schema {version}, this one knows "

@@ -7,15 +7,17 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
 
-from sqlalchemy import RowMapping, delete, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, select, update
 
 from esgbatch.checkpoint.database import Database
-from esgbatch.checkpoint.tables import executions, runs, snapshots
-from esgbatch.model import Execution, Run, Snapshot, Stage
+from esgbatch.checkpoint.tables import executions, runs, samples, snapshots
+from esgbatch.model import Execution, Run, Sample, Snapshot, Stage
 from esgbatch.ports import Clock
+
+MOST_SAMPLES = 500
 
 
 class SqlHistory:
@@ -85,8 +87,8 @@ class SqlHistory:
             ).mappings()
             return tuple(_execution(row) for row in rows)
 
-    def show(self, run: Run, snapshot: Snapshot) -> None:
-        """Let `status` in another shell see this."""
+    def show(self, run: Run, snapshot: Snapshot, sample: Sample | None = None) -> None:
+        """Let `status` in another shell see this; a sample is also kept, for the report."""
         text = json.dumps(asdict(snapshot))
         with self._database.writing() as connection:
             changed = connection.execute(
@@ -94,6 +96,20 @@ class SqlHistory:
             )
             if not changed.rowcount:
                 connection.execute(snapshots.insert().values(run=run.number, snapshot=text))
+            if sample is not None:
+                connection.execute(samples.insert().values(run=run.number, **asdict(sample)))
+                _thin(connection, run)
+
+    def samples(self, run: Run) -> Sequence[Sample]:
+        """How the run went, oldest first."""
+        names = [field.name for field in fields(Sample)]
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(*(samples.c[name] for name in names))
+                .where(samples.c.run == run.number)
+                .order_by(samples.c.id)
+            )
+            return [Sample(*row) for row in rows]
 
     def snapshot(self, run: Run) -> Snapshot | None:
         """What the job at work has last shown."""
@@ -101,8 +117,8 @@ class SqlHistory:
             text = connection.scalar(select(snapshots.c.snapshot).where(snapshots.c.run == run.number))
         if text is None:
             return None
-        fields = json.loads(text)
-        return Snapshot(**fields | {"stage": Stage(fields["stage"])})
+        told = json.loads(text)
+        return Snapshot(**told | {"stage": Stage(told["stage"])})
 
     def dates(self, since: date, until: date) -> Sequence[date]:
         """The business dates with a run, oldest first; both ends are included."""
@@ -113,6 +129,14 @@ class SqlHistory:
                 .order_by(runs.c.business_date)
             )
             return [date.fromisoformat(text) for text in found]
+
+
+def _thin(connection: Connection, run: Run) -> None:
+    """Beyond `MOST_SAMPLES` every second one goes; the counters in those that stay make up for it."""
+    mine = samples.c.run == run.number
+    if (connection.scalar(select(func.count()).where(mine)) or 0) > MOST_SAMPLES:
+        kept = connection.scalars(select(samples.c.id).where(mine).order_by(samples.c.id)).all()
+        connection.execute(delete(samples).where(samples.c.id.in_(kept[1:-1:2])))
 
 
 def user_name() -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, select, update
 
 from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.tables import delivery_steps, revisions, runs
-from esgbatch.model import Digest, Receipt, Revision, Run, SealedFile, Stage, Step
+from esgbatch.model import Digest, Histogram, Receipt, Revision, Run, SealedFile, Stage, Step
 from esgbatch.ports import Clock
 
 
@@ -41,6 +41,7 @@ class SqlLedger:
                     means=json.dumps(revision.means),
                     manifest=revision.manifest,
                     partial=int(revision.partial),
+                    histograms=json.dumps([[each.low, each.high, each.counts] for each in revision.histograms]),
                 )
             )
             connection.execute(update(runs).where(runs.c.number == run.number).values(stage=Stage.DELIVERING))
@@ -138,4 +139,7 @@ def _revision(row: RowMapping) -> Revision:
         partial=bool(row["partial"]),
         delivered=None if delivered is None else datetime.fromtimestamp(delivered, UTC),
         location=row["location"],
+        histograms=tuple(
+            Histogram(low, high, tuple(counts)) for low, high, counts in json.loads(row["histograms"] or "[]")
+        ),
     )

@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 
 metadata = MetaData()
 
@@ -79,6 +79,7 @@ revisions = Table(
     Column("partial", Integer, nullable=False),
     Column("delivered", Float),
     Column("location", Text),
+    Column("histograms", Text),  # [low, high, [counts]] by score column, a JSON list
 )
 
 # The delivery ledger: one row a step.
@@ -120,4 +121,27 @@ snapshots = Table(
     metadata,
     Column("run", Integer, ForeignKey("runs.number"), primary_key=True, autoincrement=False),
     Column("snapshot", Text, nullable=False),
+)
+
+# How the night went, in a few hundred rows a run: counters and latencies, nothing of an account.
+samples = Table(
+    "samples",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run", Integer, ForeignKey("runs.number"), nullable=False, index=True),
+    Column("at", Float, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    # Counted from the start of the process that wrote them.
+    Column("attempts", Integer, nullable=False),
+    Column("errors", Integer, nullable=False),
+    Column("in_flight", Integer, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("waiting", Integer, nullable=False),
+    Column("latency_p50", Float),
+    Column("latency_p95", Float),
+    Column("cpu", Float, nullable=False),
+    Column("held", Text, nullable=False),
+    Column("eta", Float),
+    Column("deadline", Float),
 )

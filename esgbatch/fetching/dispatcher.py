@@ -242,6 +242,7 @@ class Dispatcher:
         if answer.verdict is Verdict.LOGIN_REFUSED:
             raise CredentialsRefused(f"The ESG API's login server refused us: {answer.detail}.")
         if answer.verdict is Verdict.TRANSIENT:
+            self.pace.errors += 1
             self._failed(ticket, answer, probed)
             return
         self._alive()

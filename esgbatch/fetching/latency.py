@@ -20,6 +20,17 @@ class LatencyHistogram:
         self._buckets[int(math.log(max(seconds, SMALLEST) / SMALLEST, GROWTH))] += 1
         self._total += 1
 
+    def copy(self) -> LatencyHistogram:
+        """As it is now."""
+        return self.since(LatencyHistogram())
+
+    def since(self, earlier: LatencyHistogram) -> LatencyHistogram:
+        """Only what has come after `earlier`, a copy of this one."""
+        later = LatencyHistogram()
+        later._buckets = self._buckets - earlier._buckets
+        later._total = self._total - earlier._total
+        return later
+
     def percentile(self, share: float) -> float | None:
         """The latency that `share` (0 to 1) of all attempts did not exceed; None before the first."""
         seen = 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from esgbatch.deadline import Deadline, reserve
 from esgbatch.fetching.dispatcher import Dispatcher
+from esgbatch.fetching.sampling import Sampler
 from esgbatch.fetching.ticket import Ended, Pace
 from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Work
 from esgbatch.ports import Clock, Listener, Outcomes
@@ -47,6 +48,7 @@ class Rating:
         self._partial = partial_at_deadline
         self._recent: deque[tuple[float, int]] = deque()
         self._show_at = clock.monotonic()
+        self._sampler = Sampler(clock.monotonic())
 
     def run(self, dispatcher: Dispatcher) -> Ended:
         """The main pass, then the last one for those that failed for a transient reason.
@@ -93,7 +95,7 @@ class Rating:
         self._show_at = now + SHOW_SECONDS
         snapshot = self._snapshot(pace, now)
         self._listener.progress(snapshot)
-        self._history.show(self._run, snapshot)
+        self._history.show(self._run, snapshot, self._sampler.take(now, pace, snapshot))
 
     def _snapshot(self, pace: Pace, now: float) -> Snapshot:
         wall = self._clock.time()

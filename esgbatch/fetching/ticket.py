@@ -58,9 +58,10 @@ class Ticket:
 
 @dataclass(slots=True)
 class Pace:
-    """How the loop stands, for whoever shows it. `held_until` is monotonic."""
+    """How the loop stands, for whoever shows it. `held_until` is monotonic; `errors` were transient."""
 
     attempts: int = 0
+    errors: int = 0
     succeeded: int = 0
     failed: int = 0
     deferred: int = 0

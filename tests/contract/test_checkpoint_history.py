@@ -10,8 +10,11 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from esgbatch.checkpoint import tables, views
+from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.history import MOST_SAMPLES
 from esgbatch.errors import CheckpointError
-from esgbatch.model import Execution, Receipt, Run, Snapshot, Stage, Step
+from esgbatch.model import Execution, Histogram, Receipt, Run, Sample, Snapshot, Stage, Step
 from tests.checkpoints import DAY, Books, sealed
 from tests.simulated import SimulatedClock
 
@@ -243,3 +246,113 @@ def test_dates_with_a_run_both_ends_included(books: Books) -> None:
     assert books.history.dates(date(2026, 1, 2), date(2026, 11, 23)) == [date(2026, 10, 2)]
     assert books.history.dates(date(2026, 1, 1), date(2026, 1, 1)) == [date(2026, 1, 1)]
     assert list(books.history.dates(date(2026, 2, 1), date(2026, 3, 1))) == []
+
+
+# --- how the night went -----------------------------------------------------------------------
+
+
+def test_samples_are_kept_beside_the_snapshot_oldest_first(books: Books) -> None:
+    run, other = books.enrolled(), books.enrolled(day=YESTERDAY)
+    assert list(books.history.samples(run)) == []
+    first = Sample(at=1.0, done=0)
+    full = Sample(31.0, 40, 2, 55, 3, 7, 9, 1, 0.1, 2.0, 12.5, "throttled", 99.0, 100.0)
+    for sample in (first, full):
+        books.history.show(run, Snapshot(at=sample.at, stage=Stage.RATING, done=sample.done, total=5), sample)
+    books.history.show(run, Snapshot(at=32.0, stage=Stage.RATING, done=41, total=5))
+    with Books(books.url) as others:
+        assert list(others.history.samples(run)) == [first, full]
+        assert list(others.history.samples(other)) == []
+
+
+def test_a_long_night_is_thinned_and_keeps_its_ends(books: Books) -> None:
+    run = books.enrolled()
+    snapshot = Snapshot(at=0.0, stage=Stage.RATING, done=0, total=5)
+    for second in range(2 * MOST_SAMPLES):
+        books.history.show(run, snapshot, Sample(at=float(second), done=second))
+    kept = books.history.samples(run)
+    assert MOST_SAMPLES / 2 < len(kept) <= MOST_SAMPLES
+    assert [kept[0].done, kept[-1].done] == [0, 2 * MOST_SAMPLES - 1]
+    assert [each.done for each in kept] == sorted(each.done for each in kept)
+
+
+def test_histograms_come_back_as_they_went(books: Books) -> None:
+    run = books.rated()
+    revision = replace(sealed(), histograms=(Histogram(0.0, 100.0, (1, 0, 2)), Histogram(-5.0, 5.0, (0, 3, 0))))
+    books.ledger.sealed(run, revision)
+    assert books.ledger.revisions(run)[0].histograms == revision.histograms
+
+
+# --- what analysts query ----------------------------------------------------------------------
+
+MANIFEST = b"""{"counts": {"listed": 12, "excluded": 2, "rows": 10, "succeeded": 7, "failed": 3},
+ "failed_by": {"no_rating": 2, "unavailable": 1}}"""
+
+
+def query(books: Books, statement: str) -> list[tuple[object, ...]]:
+    with books.database.reading() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+
+
+def test_the_views_tell_the_days_the_failures_and_the_scores(books: Books) -> None:
+    run = books.rated()
+    key = books.history.begin(run, "run")
+    books.history.measured(key, {"listing": 1.5}, attempts=3, latency_p50=None, latency_p95=None)
+    at = books.clock.time()
+    snapshot = Snapshot(at=at, stage=Stage.RATING, done=0, total=5)
+    books.history.show(run, snapshot, Sample(at=at, done=3, deadline=at + 600))
+    revision = replace(
+        sealed(), manifest=MANIFEST, means=(70.5, None), histograms=(Histogram(0.0, 100.0, (1, 2, 3, 1)),) * 2
+    )
+    books.ledger.sealed(run, replace(revision, sealed=replace(revision.sealed, rows=10)))
+    books.clock.now = 60.0
+    books.ledger.delivered(run, RECEIPT)
+    books.enrolled(day=YESTERDAY)
+
+    day = DAY.isoformat()
+    columns = (
+        "business_date, stage, accounts, succeeded, failed, failed_percent, duration_seconds, headroom_seconds"
+    )
+    assert query(books, f"select {columns} from daily order by business_date") == [
+        (YESTERDAY.isoformat(), "rating", 5, None, None, None, None, None),
+        (day, "delivered", 5, 7, 3, 30.0, 60.0, 540.0),
+    ]
+    assert query(books, "select * from failures_by_reason order by reason") == [
+        (day, "no_rating", 2),
+        (day, "unavailable", 1),
+    ]
+    assert query(books, "select * from mean_scores order by score") == [
+        (day, "Environmental Score", 70.5),
+        (day, "Social Score", None),
+    ]
+    assert query(
+        books, "select * from score_histogram where score = 'Environmental Score' order by from_score"
+    ) == [
+        (day, "Environmental Score", step * 25.0, step * 25.0 + 25.0, count)
+        for step, count in enumerate((1, 2, 3, 1))
+    ]
+    assert query(books, "select business_date, done from night") == [(day, 3)]
+    assert query(books, "select business_date, stage, seconds from stages") == [(day, "listing", 1.5)]
+
+
+def test_no_view_shows_an_account_or_a_user(books: Books) -> None:
+    for name in views.NAMES:
+        with books.database.reading() as connection:
+            columns = set(connection.exec_driver_sql(f"select * from {name}").keys())
+        assert not columns & {"account_id", "name", "scores", "os_user", "host", "pid"}, name
+
+
+def test_a_database_of_the_first_schema_is_brought_up_to_date(books: Books) -> None:
+    run = books.rated()
+    books.seal(run)
+    with books.database.writing() as connection:
+        for name in views.NAMES:
+            connection.exec_driver_sql(f"drop view {name}")
+        connection.exec_driver_sql("drop table samples")
+        connection.exec_driver_sql("alter table revisions drop column histograms")
+        connection.exec_driver_sql("update esgbatch_schema set version = 1")
+    database = Database(books.url, create=False)
+    database.close()
+    assert books.ledger.revisions(run)[0].histograms == ()
+    assert list(books.history.samples(run)) == []
+    assert query(books, "select business_date from daily") == [(DAY.isoformat(),)]
+    assert query(books, "select version from esgbatch_schema") == [(tables.SCHEMA,)]

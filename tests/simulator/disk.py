@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.history import SqlHistory
 from esgbatch.checkpoint.outcomes import SqlOutcomes
-from esgbatch.model import Outcome, Run, Snapshot
+from esgbatch.model import Outcome, Run, Sample, Snapshot
 from tests.simulator.world import Process
 
 SHOW_EVERY = 60
@@ -64,7 +64,7 @@ class RareHistory(SqlHistory):
 
     shown = 0
 
-    def show(self, run: Run, snapshot: Snapshot) -> None:
+    def show(self, run: Run, snapshot: Snapshot, sample: Sample | None = None) -> None:
         self.shown += 1
         if self.shown % SHOW_EVERY == 1:
             super().show(run, snapshot)

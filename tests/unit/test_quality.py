@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from esgbatch.config.model import Quality
 from esgbatch.model import Census, Reason, Row, Tally
-from esgbatch.quality import Comparison, findings, means, reconcile, require_rows
+from esgbatch.quality import STEPS, Comparison, describe, findings, reconcile, require_rows
 from tests.summaries import FIRST
 
 COLUMNS = ("Environmental Score", "Social Score")
@@ -26,6 +26,10 @@ def gates(
     limits: Quality = LIMITS,
 ) -> list[str]:
     return [finding.gate for finding in findings(tally, Comparison(tally.rows, today), before, limits, COLUMNS)]
+
+
+def means(rows: list[Row]) -> tuple[float | None, ...]:
+    return describe(rows, 2, 0.0, 100.0).means
 
 
 def rated(*scores: str) -> Row:
@@ -93,7 +97,7 @@ def test_a_shift_of_exactly_the_limit_is_allowed_whatever_the_arithmetic(
     base: int, shift: int, accounts: int
 ) -> None:
     def comparison(cents: int) -> Comparison:
-        return Comparison(accounts, means([rated(f"{cents / 100:.2f}", "1.00")] * accounts, 2))
+        return Comparison(accounts, means([rated(f"{cents / 100:.2f}", "1.00")] * accounts))
 
     limits = Quality(max_mean_shift=shift / 100)
     for now, then in ((base, base + shift), (base + shift, base)):
@@ -142,12 +146,21 @@ def test_a_revision_is_compared_by_its_rows_and_means() -> None:
 
 def test_means_are_over_the_accounts_that_have_scores() -> None:
     rows = [rated("10.00", "-1.00"), Row("B", "N", None), rated("20.00", "2.00"), rated("30.00", "2.00")]
-    assert means(rows, 2) == (20.0, 1.0)
+    assert means(rows) == (20.0, 1.0)
 
 
 def test_there_is_no_mean_of_nothing() -> None:
-    assert means([], 2) == (None, None)
-    assert means([Row("A", "N", None)], 3) == (None, None, None)
+    assert means([]) == (None, None)
+    assert means([Row("A", "N", None)]) == (None, None)
+
+
+def test_histograms_count_every_score_once_and_both_ends_belong_to_them() -> None:
+    rows = [rated("0.00", "-1.00"), rated("4.99", "100.00"), rated("5.00", "100.01"), Row("B", "N", None)]
+    first, second = describe(rows, 2, 0.0, 100.0).histograms
+    assert (first.low, first.high, len(first.counts)) == (0.0, 100.0, STEPS)
+    assert first.counts[:2] == (2, 1)
+    assert (second.counts[0], second.counts[-1]) == (1, 2)
+    assert sum(first.counts) == sum(second.counts) == 3
 
 
 @pytest.mark.parametrize(
