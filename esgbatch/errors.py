@@ -5,6 +5,7 @@
     BatchError
     ├── WrongUsage             2   the call itself is wrong
     ├── ConfigError           10   configuration or a secret is wrong
+    ├── ChannelError          10   a mail or a page was not taken
     ├── RunHeld               11   another process holds this run
     ├── AccountSystemError    12   the account system failed, or gave no accounts
     ├── RatingsError          13   the ESG API as a whole, not one account
@@ -81,6 +82,20 @@ class WrongUsage(BatchError):
 class ConfigError(BatchError):
     code = ExitCode.CONFIG
     default_advice = "correct the configuration, then `esgbatch run`"
+
+
+class ChannelError(BatchError):
+    """A mail server or pager did not take what it should bring to people.
+
+    `sent` is true where it took it for some of them: sent again, it would reach those twice.
+    """
+
+    code = ExitCode.CONFIG
+    default_advice = "look at [alerts], then `esgbatch doctor`"
+
+    def __init__(self, message: str, *, advice: str | None = None, sent: bool = False) -> None:
+        super().__init__(message, advice=advice)
+        self.sent = sent
 
 
 class RunHeld(BatchError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import smtplib
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,16 +9,14 @@ from urllib.parse import urlsplit
 
 import requests
 
-from esgbatch.config.model import Email, Web
+from esgbatch.alerting.email import said, session, trouble
+from esgbatch.config.model import Web
 from esgbatch.errors import ConfigError, DoctorFailed
 from esgbatch.http.session import explain, open_session
-from esgbatch.http.trust import reason, tls_context
 from esgbatch.operations.doctor.findings import PATIENCE, Finding, Setup, ok, warn
 
 ROUTING_KEY_LENGTH = 32
 INVALID_EVENT = 400
-
-_LOGIN_ADVICE = "correct alerts.email.username and password, then `esgbatch doctor`"
 
 
 def email(setup: Setup) -> Iterator[Finding]:
@@ -27,65 +24,21 @@ def email(setup: Setup) -> Iterator[Finding]:
     config = setup.config.alerts.email
     assert config is not None
     recipients = (*config.recipients, *config.report_recipients)
-    with _mail_trouble(config), closing(_connect(config)) as server:
-        if config.security == "starttls":
-            server.starttls(context=tls_context(config.ca_bundle))
-        if config.password is not None:
-            server.login(config.username, config.password.reveal())
-        server.ehlo_or_helo_if_needed()
+    with trouble(config), session(config, min(config.timeout, PATIENCE)) as server:
         _accept("the sender", server.mail(config.sender))
         for number, recipient in enumerate(recipients, start=1):
             _accept(f"recipient {number} of {len(recipients)}", server.rcpt(recipient))
         server.rset()
-        server.quit()
     yield ok(f"{config.host} would take a mail for {len(recipients)} recipient(s)")
-
-
-def _connect(config: Email) -> smtplib.SMTP:
-    timeout = min(config.timeout, PATIENCE)
-    if config.security == "tls":
-        return smtplib.SMTP_SSL(
-            config.host, config.port, timeout=timeout, context=tls_context(config.ca_bundle)
-        )
-    return smtplib.SMTP(config.host, config.port, timeout=timeout)
 
 
 def _accept(what: str, reply: tuple[int, bytes]) -> None:
     if reply[0] not in (250, 251):
         raise DoctorFailed(
-            f"The mail server does not take {what}: {_said(*reply)}.",
+            f"The mail server does not take {what}: {said(*reply)}.",
             advice="correct the addresses under [alerts.email], or have the server take them, "
             "then `esgbatch doctor`",
         )
-
-
-@contextmanager
-def _mail_trouble(config: Email) -> Iterator[None]:
-    place = f"The mail server {config.host}, port {config.port},"
-    advice = "look at host, port, security and ca_bundle under [alerts.email], then `esgbatch doctor`"
-    try:
-        yield
-    except smtplib.SMTPAuthenticationError as error:
-        raise DoctorFailed(f"{place} refuses our login: {error.smtp_code}.", advice=_LOGIN_ADVICE) from None
-    except smtplib.SMTPResponseException as error:
-        words = _said(error.smtp_code, error.smtp_error)
-        raise DoctorFailed(f"{place} does not do what is needed: {words}.", advice=advice) from None
-    except smtplib.SMTPException as error:
-        words = str(error).rstrip(".") or type(error).__name__
-        raise DoctorFailed(f"{place} does not do what is needed: {words}.", advice=advice) from None
-    except TimeoutError:
-        raise DoctorFailed(f"{place} does not answer in time.", advice=advice) from None
-    except OSError as error:
-        raise DoctorFailed(f"{place} cannot be reached: {reason(error)}.", advice=advice) from None
-    except ValueError:  # smtplib sends ASCII, and no line ends
-        raise DoctorFailed(
-            "A host, address, name or password under [alerts.email] is not in ASCII.", advice=_LOGIN_ADVICE
-        ) from None
-
-
-def _said(code: int, words: bytes | str) -> str:
-    text = words if isinstance(words, str) else words.decode("utf-8", "replace")
-    return f"{code} {text.rstrip('.')}"
 
 
 def pagerduty(setup: Setup) -> Iterator[Finding]:
