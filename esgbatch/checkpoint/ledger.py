@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import RowMapping, select, update
 
@@ -13,6 +15,8 @@ from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.tables import delivery_steps, revisions, runs
 from esgbatch.model import Digest, Histogram, Receipt, Revision, Run, SealedFile, Stage, Step
 from esgbatch.ports import Clock
+
+Value = TypeVar("Value")
 
 
 class SqlLedger:
@@ -55,11 +59,15 @@ class SqlLedger:
             return tuple(_revision(row) for row in rows)
 
     def last_delivered_before(self, run: Run) -> Revision | None:
-        """The last whole file that was delivered for an earlier business date."""
+        """The last whole file that was delivered for an earlier business date.
+
+        Its means and histograms are those of `run`'s columns: a column may have been
+        added since, or moved.
+        """
         with self._database.reading() as connection:
             row = (
                 connection.execute(
-                    select(revisions)
+                    select(revisions, runs.c.columns)
                     .join(runs, runs.c.number == revisions.c.run)
                     .where(
                         runs.c.business_date < run.business_date.isoformat(),
@@ -72,7 +80,16 @@ class SqlLedger:
                 .mappings()
                 .first()
             )
-        return None if row is None else _revision(row)
+        if row is None:
+            return None
+        found, columns = _revision(row), json.loads(row["columns"])
+        return replace(
+            found,
+            means=tuple(_of(column, columns, found.means) for column in run.columns),
+            histograms=tuple(
+                each for column in run.columns if (each := _of(column, columns, found.histograms)) is not None
+            ),
+        )
 
     def steps(self, run: Run) -> Sequence[Step]:
         """The steps noted for the revision in the making since its delivery last began."""
@@ -120,6 +137,10 @@ class SqlLedger:
                 .values(delivered=now, location=receipt.location)
             )
             connection.execute(update(runs).where(runs.c.number == run.number).values(stage=Stage.DELIVERED))
+
+
+def _of(column: str, columns: Sequence[str], values: Sequence[Value]) -> Value | None:
+    return dict(zip(columns, values, strict=False)).get(column)
 
 
 def _revision(row: RowMapping) -> Revision:

@@ -142,6 +142,16 @@ def test_days_are_compared_with_the_last_whole_file_that_was_delivered(books: Bo
     assert before() == (1, "1"), "the date counts, not the order of delivery"
 
 
+def test_days_are_compared_by_the_titles_of_their_columns(books: Books) -> None:
+    deliver(books, books.rated(day=YESTERDAY))
+    run = books.rated()
+    first, second = run.columns
+    run = replace(run, columns=(second, "New Score", first))
+    found = books.ledger.last_delivered_before(run)
+    assert found is not None
+    assert found.means == (None, None, 71.24)
+
+
 def test_means_of_columns_without_any_score(books: Books) -> None:
     run = books.rated()
     revision = sealed(means=(None, 0.1 + 0.2, -1e-9))
