@@ -132,7 +132,15 @@ def rate(job: Job, run: Run, deadline: Deadline) -> None:
         RatingsError, StopRequested: accounts are left.
     """
     partial = job.config.job.on_deadline == "deliver_partial"
-    stage = Rating(run, job.records, job.listener, job.clock, deadline, partial_at_deadline=partial)
+    stage = Rating(
+        run,
+        job.records,
+        job.listener,
+        job.clock,
+        deadline,
+        partial_at_deadline=partial,
+        rate_limit=job.config.ratings.rate_limit,
+    )
     dispatcher = job.make_dispatcher(deadline_binds=deadline.binds, tick=stage.tick)
     try:
         with job.stop.cooperative(dispatcher.wake):

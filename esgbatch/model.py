@@ -279,7 +279,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A running job at one moment, as `status` shows it. Times are seconds since the epoch."""
+    """A running job at one moment, as `status` shows it. Times are seconds since the epoch.
+
+    `eta` is when the present pace would have rated all, `forecast` when the file would be
+    delivered; `at_risk` says that this is after the deadline, and that only `fits` accounts
+    would be done in time.
+    """
 
     at: float
     stage: Stage
@@ -297,6 +302,10 @@ class Snapshot:
     held_until: float | None = None
     eta: float | None = None
     deadline: float | None = None
+    forecast: float | None = None
+    rate_needed: float | None = None
+    at_risk: bool = False
+    fits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from esgbatch.deadline import Deadline, reserve
 from esgbatch.fetching.dispatcher import Dispatcher
+from esgbatch.fetching.forecast import Forecast, Forecaster
 from esgbatch.fetching.sampling import Sampler
 from esgbatch.fetching.ticket import Ended, Pace
 from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Work
@@ -24,7 +27,7 @@ class Rating:
     """Rates every account of a run that has no outcome yet.
 
     With `partial_at_deadline` the main pass ends early enough to seal and deliver what
-    there is.
+    there is. `rate_limit` is the most accounts a second that the forecast reckons with.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Rating:
         deadline: Deadline,
         *,
         partial_at_deadline: bool,
+        rate_limit: float,
     ) -> None:
         self._run = run
         self._outcomes = records.outcomes
@@ -46,6 +50,12 @@ class Rating:
         self._start = records.outcomes.tally(run)
         self._reserve = reserve(self._start.rows, deadline.remaining()) if deadline.binds else 0.0
         self._partial = partial_at_deadline
+        self._forecaster = Forecaster(
+            limit=rate_limit,
+            span=deadline.remaining(),
+            reserve=self._reserve if deadline.binds else reserve(self._start.rows, math.inf),
+        )
+        self._last_pass = False
         self._recent: deque[tuple[float, int]] = deque()
         self._show_at = clock.monotonic()
         self._sampler = Sampler(clock.monotonic())
@@ -66,6 +76,7 @@ class Rating:
         )
         if ended is Ended.COMPLETE:
             deferred = self._outcomes.tally(self._run).deferred
+            self._last_pass = True
             if deferred:
                 self._listener.event("last_pass_started", accounts=deferred)
                 last = dispatcher.run(
@@ -97,16 +108,48 @@ class Rating:
         self._listener.progress(snapshot)
         self._history.show(self._run, snapshot, self._sampler.take(now, pace, snapshot))
 
+    def _forecast(self, pace: Pace, now: float) -> Forecast:
+        """What is in store; its turns are events. The last pass ends in time whatever comes."""
+        through = pace.succeeded + pace.failed + pace.deferred
+        hold = max(0.0, pace.held_until - now)
+        self._forecaster.observe(now, through, held=_held(pace, now))
+        left = self._start.pending - through
+        if self._last_pass:
+            left = self._start.deferred + pace.deferred - (through - self._start.pending)
+        forecast = self._forecaster.project(max(0, left), self._deadline.remaining(), hold)
+        if self._deadline.binds and not self._last_pass and self._forecaster.turned(now, forecast):
+            self._tell(pace, forecast)
+        return forecast
+
+    def _tell(self, pace: Pace, forecast: Forecast) -> None:
+        assert self._deadline.at is not None
+        self._listener.event(
+            "deadline_at_risk" if self._forecaster.at_risk else "deadline_safe",
+            ends=datetime.fromtimestamp(self._clock.time() + forecast.ends_in, UTC),
+            late=forecast.late,
+            fits=self._done(pace) + forecast.fits,
+            fits_by=datetime.fromtimestamp(self._deadline.at - self._reserve, UTC),
+            done=self._done(pace),
+            total=self._start.rows,
+            rate=forecast.rate,
+            rate_needed=forecast.needed,
+            deadline=datetime.fromtimestamp(self._deadline.at, UTC),
+            partial=self._partial,
+        )
+
+    def _done(self, pace: Pace) -> int:
+        return self._start.done + pace.succeeded + pace.failed
+
     def _snapshot(self, pace: Pace, now: float) -> Snapshot:
         wall = self._clock.time()
-        done = self._start.done + pace.succeeded + pace.failed
+        done = self._done(pace)
+        forecast = self._forecast(pace, now)
         self._recent.append((now, done))
         while self._recent[0][0] < now - RATE_WINDOW:
             self._recent.popleft()
         since, before = self._recent[0]
         rate = (done - before) / (now - since) if now > since else 0.0
         left = self._start.rows - done
-        held = now < pace.held_until or pace.held == "outage"
         return Snapshot(
             at=wall,
             stage=Stage.RATING,
@@ -120,11 +163,20 @@ class Rating:
             attempts=pace.attempts,
             latency_p50=pace.latency.percentile(0.5),
             latency_p95=pace.latency.percentile(0.95),
-            held=pace.held if held else "",
+            held=pace.held if _held(pace, now) else "",
             held_until=wall + pace.held_until - now if now < pace.held_until else None,
             eta=wall + left / rate if rate > 0 else None,
             deadline=self._deadline.at,
+            forecast=wall + forecast.ends_in,
+            rate_needed=forecast.needed,
+            at_risk=self._forecaster.at_risk,
+            fits=done + forecast.fits if self._deadline.binds else None,
         )
+
+
+def _held(pace: Pace, now: float) -> bool:
+    """Whether everybody waits: until an instant, or for a probe of the API."""
+    return now < pace.held_until or pace.held == "outage"
 
 
 class _Backlog:

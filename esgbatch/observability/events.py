@@ -57,6 +57,12 @@ EVENTS: Mapping[str, Event] = {
     ),
     "circuit_probe": Event("INFO", "probe of the ESG API: {result}"),
     "circuit_closed": Event("INFO", "the ESG API is back after {seconds:.0f} s"),
+    "deadline_at_risk": Event(
+        "WARNING",
+        "the deadline will be missed by {late:,.0f} s at this pace of {rate:.1f} accounts a second: "
+        "{fits:,} of {total:,} accounts would fit",
+    ),
+    "deadline_safe": Event("INFO", "the deadline is within reach again"),
     "concurrency_changed": Event("DEBUG", "up to {value} requests in flight"),
     "sealing_started": Event("INFO", "encrypting the file", Stage.SEALING),
     "sealed": Event("INFO", "the encrypted file is whole: {rows:,} rows, {plaintext_bytes:,} bytes of text"),

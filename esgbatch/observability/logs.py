@@ -156,6 +156,10 @@ class LogListener:
                 "held_until": moment(snapshot.held_until),
                 "eta": moment(snapshot.eta),
                 "deadline": moment(snapshot.deadline),
+                "forecast": moment(snapshot.forecast),
+                "rate_needed": snapshot.rate_needed,
+                "at_risk": snapshot.at_risk,
+                "fits": snapshot.fits,
             },
         )
 

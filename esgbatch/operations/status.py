@@ -34,6 +34,8 @@ class Status:
         """Accounts a second that would meet the deadline; None once it has passed."""
         if self.live is None or self.deadline <= self.live.at:
             return None
+        if self.live.rate_needed is not None:
+            return self.live.rate_needed
         return (self.tally.rows - self.tally.done) / (self.deadline - self.live.at)
 
 
@@ -74,6 +76,9 @@ def as_dict(status: Status) -> dict[str, Any]:
         "held_until": _moment(live.held_until) if live else None,
         "eta": _moment(live.eta) if live else None,
         "deadline": _moment(status.deadline),
+        "forecast": _moment(live.forecast) if live else None,
+        "at_risk": live.at_risk if live else None,
+        "fits": live.fits if live else None,
     }
 
 
@@ -105,9 +110,12 @@ def _lines(status: Status, zone: ZoneInfo) -> Iterator[str]:
     if live.held:
         until = f" until {_local(live.held_until, zone)}" if live.held_until else ""
         yield f"  held         {live.held}{until}"
-    if live.eta is not None:
-        left = duration(max(0.0, live.eta - live.at))
-        yield f"  ends about   {_local(live.eta, zone)}, in {left}; deadline {_local(status.deadline, zone)}"
+    ends = live.eta if live.forecast is None else live.forecast
+    if ends is not None:
+        left = duration(max(0.0, ends - live.at))
+        yield f"  ends about   {_local(ends, zone)}, in {left}; deadline {_local(status.deadline, zone)}"
+    if live.at_risk and live.fits is not None:
+        yield f"  AT RISK      {live.fits:,} accounts would be done in time, not {live.total:,}"
 
 
 def _local(moment: float | None, zone: ZoneInfo) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -95,6 +96,9 @@ def test_a_run_at_work(books: Books, tmp_path: Path, run: Run) -> None:
         "held_until": "2026-11-30T00:54:07Z",
         "eta": "2026-11-30T01:05:25Z",
         "deadline": "2026-11-30T02:53:20Z",
+        "forecast": None,
+        "at_risk": False,
+        "fits": None,
     }
     assert (
         render(status, CHICAGO)
@@ -111,6 +115,20 @@ def test_a_run_at_work(books: Books, tmp_path: Path, run: Run) -> None:
   ends about   19:05:25 CST, in 12 min 05 s; deadline 20:53:20 CST
 """
     )
+
+
+def test_a_deadline_at_risk(books: Books, tmp_path: Path, run: Run) -> None:
+    late = replace(LIVE, forecast=DEADLINE + 2400.0, rate_needed=61.25, at_risk=True, fits=4)
+    books.history.show(run, late)
+    with lease(tmp_path, DAY, "run"):
+        status = seen(books, tmp_path, run)
+    told = as_dict(status)
+    assert (told["forecast"], told["at_risk"], told["fits"]) == ("2026-11-30T03:33:20Z", True, 4)
+    assert told["rate_needed"] == 61.25
+    text = render(status, CHICAGO)
+    assert "needed 61.2" in text
+    assert "ends about   21:33:20 CST, in 2 h 40 min; deadline 20:53:20 CST" in text
+    assert "AT RISK      4 accounts would be done in time, not 6" in text
 
 
 def test_nobody_is_at_work(books: Books, tmp_path: Path, run: Run) -> None:
