@@ -167,17 +167,6 @@ def _part_of(target: Path) -> Iterator[_Part]:
         os.close(descriptor)
 
 
-def remove_stale_parts(folder: Path) -> tuple[Path, ...]:
-    """Delete what an interrupted `seal` left in `folder`; only for the process that holds the run.
-
-    An encryption cannot be continued: it starts over.
-    """
-    stale = tuple(path for path in sorted(folder.glob(f"*{PART}")) if path.is_symlink() or path.is_file())
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return stale
-
-
 @contextmanager
 def _reported(path: Path) -> Iterator[None]:
     try:

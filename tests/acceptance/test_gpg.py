@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from esgbatch.encryption import process, signing
-from esgbatch.encryption.gpg import GpgEncryptor, remove_stale_parts
+from esgbatch.encryption.gpg import GpgEncryptor
 from esgbatch.encryption.keys import load_recipients
 from esgbatch.errors import ConfigError, EncryptionError
 from tests.keys import KeyPair, decrypt, make_key
@@ -280,16 +280,3 @@ def test_stale_part_is_replaced(keys: dict[str, KeyPair], keyring: Path, target:
     hold.close()
     assert decrypt(target, keys["alice"]).plaintext == CHUNK
     assert not part.exists()
-
-
-def test_stale_parts_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    keep = [tmp_path / "a.csv.pgp", tmp_path / "part", tmp_path / "b.part.json"]
-    stale = [tmp_path / "a.csv.pgp.part", tmp_path / "z.part"]
-    for path in (*keep, stale[0]):
-        path.touch()
-    stale[1].symlink_to(keep[0])
-    (tmp_path / "folder.part").mkdir()
-
-    assert remove_stale_parts(tmp_path) == tuple(stale)
-    assert sorted(tmp_path.iterdir()) == sorted([*keep, tmp_path / "folder.part"])
-    assert remove_stale_parts(tmp_path) == ()

@@ -14,7 +14,7 @@ import pytest
 
 from esgbatch.config.model import Encryption
 from esgbatch.encryption import process, signing
-from esgbatch.encryption.gpg import GpgEncryptor, remove_stale_parts
+from esgbatch.encryption.gpg import GpgEncryptor
 from esgbatch.errors import ConfigError, EncryptionError
 from tests.keys import KeyPair, decrypt, make_key
 from tests.sealing import (
@@ -107,7 +107,6 @@ def test_killed_job_leaves_no_gpg_no_file_and_nothing_that_stays(
     until(lambda: running(keyring) == [])
     assert [path.name for path in target.parent.iterdir()] == [f"{target.name}.part"]
 
-    remove_stale_parts(target.parent)
     seal(GpgEncryptor(signed, keyring), target)
 
     assert signing_homes() == []
