@@ -28,7 +28,7 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)

@@ -244,6 +244,7 @@ def deliver(job: Job, run: Run) -> Run:
         token=f"{run.run_id[:12]}-r{revision.number}",
     )
     repeated = run.stage is Stage.DELIVERED
+    began = job.now
     job.listener.event("delivery_started", revision=revision.number)
 
     def note(step: Step, detail: str) -> None:
@@ -259,6 +260,7 @@ def deliver(job: Job, run: Run) -> Run:
         location=receipt.location,
         encrypted_sha256=package.digest.sha256,
         verified_by=receipt.verified_by,
+        **({"began": manifest.rfc3339(began)} if repeated else {}),
     )
     job.records.ledger.delivered(run, receipt)
     job.listener.event(

@@ -138,6 +138,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What the checkpoint holds of one account in one run; times are seconds since the epoch."""
+
+    row: Row
+    state: State
+    reason: Reason | None
+    attempts: int
+    first_attempt: float | None
+    last_attempt: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """One line of the error file."""
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from esgbatch.model import (
     Answer,
     Approval,
     Execution,
     Failure,
+    Held,
     Listing,
     Outcome,
     Package,
@@ -154,6 +155,9 @@ class Outcomes(Protocol):
     def failures(self, run: Run) -> Iterator[Failure]:
         """The failed accounts, in order, streamed."""
 
+    def held(self, run: Run, account_id: str) -> Held | None:
+        """All that is kept of one account; None where it is not in the run."""
+
 
 class Ledger(Protocol):
     """Sealed files and their deliveries, in the checkpoint."""
@@ -223,6 +227,9 @@ class Audit(Protocol):
 
     def head(self) -> object | None:
         """The last record's anchor; None while the trail is empty."""
+
+    def last(self, action: str) -> Mapping[str, Any] | None:
+        """The details of the last record of this action; None where there is none."""
 
 
 class Listener(Protocol):

@@ -16,7 +16,7 @@ from esgbatch.checkpoint.history import SqlHistory
 from esgbatch.checkpoint.ledger import SqlLedger
 from esgbatch.checkpoint.outcomes import SqlOutcomes
 from esgbatch.checkpoint.runs import SqlRuns
-from esgbatch.compliance.audit import AuditTrail, load_or_create_key
+from esgbatch.compliance.audit import FILE_NAME, AuditTrail, load_or_create_key
 from esgbatch.config.load import fingerprint
 from esgbatch.config.model import Config
 from esgbatch.config.secrets import Secret, require_private
@@ -55,7 +55,7 @@ def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal
         encryptor=GpgEncryptor(config.encryption, keyring(state_dir), now=clock.time),
         courier=SftpCourier(config.delivery, clock, listener),
         records=open_records(open_checkpoint(config), clock, listener),
-        audit=AuditTrail(state_dir / "audit.jsonl", load_or_create_key(state_dir)),
+        audit=open_audit(state_dir),
         listener=listener,
         clock=clock,
         stop=stop,
@@ -84,6 +84,11 @@ def open_state(config: Config) -> Path:
             advice=f"`chmod 700 {folder}`, as its owner",
         )
     return folder
+
+
+def open_audit(state_dir: Path) -> AuditTrail:
+    """The audit trail, to be added to."""
+    return AuditTrail(state_dir / FILE_NAME, load_or_create_key(state_dir))
 
 
 def keyring(state_dir: Path) -> Path:

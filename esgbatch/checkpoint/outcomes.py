@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, case, func, select, update
 
 from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.tables import accounts
-from esgbatch.model import Failure, Outcome, Reason, Row, Run, State, Tally, Work
+from esgbatch.model import Failure, Held, Outcome, Reason, Row, Run, State, Tally, Work
 
 PAGE = 2000
 
@@ -90,7 +90,27 @@ class SqlOutcomes:
         """Every row of the file, in order; memory does not grow with their number."""
         columns = (accounts.c.position, accounts.c.account_id, accounts.c.name, accounts.c.scores)
         for _, account_id, name, scores in self._pages(run, columns):
-            yield Row(account_id, name, None if scores is None else tuple(scores.split(",")))
+            yield _row(account_id, name, scores)
+
+    def held(self, run: Run, account_id: str) -> Held | None:
+        """All that is kept of one account; None where it is not in the run."""
+        columns = (
+            accounts.c.name,
+            accounts.c.scores,
+            accounts.c.state,
+            accounts.c.reason,
+            accounts.c.attempts,
+            accounts.c.first_attempt,
+            accounts.c.last_attempt,
+        )
+        with self._database.reading() as connection:
+            found = connection.execute(
+                select(*columns).where(accounts.c.run == run.number, accounts.c.account_id == account_id)
+            ).first()
+        if found is None:
+            return None
+        name, scores, state, reason, *rest = found
+        return Held(_row(account_id, name, scores), State(state), Reason(reason) if reason else None, *rest)
 
     def failures(self, run: Run) -> Iterator[Failure]:
         """Every failed account, in order."""
@@ -123,6 +143,10 @@ class SqlOutcomes:
                 return
             yield from page
             after = page[-1][0]
+
+
+def _row(account_id: str, name: str, scores: str | None) -> Row:
+    return Row(account_id, name, None if scores is None else tuple(scores.split(",")))
 
 
 _RECORD = (

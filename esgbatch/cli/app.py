@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esgbatch import __version__
-from esgbatch.cli import look, night, setup, streams, training
+from esgbatch.cli import evidence, look, night, setup, streams, training
 
 if TYPE_CHECKING:
     from esgbatch.errors import BatchError, StopRequested
@@ -22,8 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Every active account of a firm, rated, in one encrypted file, before nine.",
 )
-for family in (setup.app, night.app, look.app, training.app):
+for family in (setup.app, night.app, look.app, evidence.app, training.app):
     app.registered_commands += family.registered_commands
+    app.registered_groups += family.registered_groups
 
 
 def _version(wanted: bool) -> None:
@@ -44,6 +46,7 @@ def options(
 def main() -> None:
     """The console script. Files that the program makes are its user's alone unless it says otherwise."""
     os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # nor is what it knows written to a disk when it crashes
     signal.signal(signal.SIGTERM, _terminate)
     streams.guard()
     code = run(sys.argv[1:])

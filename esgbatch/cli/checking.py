@@ -8,6 +8,7 @@ from pathlib import Path
 
 from esgbatch.cli.context import CLOCK, read_config, tell
 from esgbatch.config.load import find, load
+from esgbatch.config.secrets import keep_from_dumps
 from esgbatch.errors import DoctorFailed, StopRequested, WrongUsage
 from esgbatch.operations.doctor import hostkey, report
 from esgbatch.operations.doctor.examination import examine
@@ -53,6 +54,7 @@ def _ask(question: str) -> str:
 
 
 def _setup(config_path: Path | None) -> Setup:
+    keep_from_dumps()
     path = find(config_path)
     config = load(path)
     return Setup(

@@ -11,11 +11,13 @@ from pathlib import Path
 from esgbatch.clock import SystemClock
 from esgbatch.config.load import find, load
 from esgbatch.config.model import Config
+from esgbatch.config.secrets import keep_from_dumps
 from esgbatch.deadline import today
 from esgbatch.errors import BatchError, StopRequested
 from esgbatch.job import Job
 from esgbatch.observability import logs
 from esgbatch.observability.progress import Broadcast, people_listener
+from esgbatch.operations import evidence
 from esgbatch.stopping import StopSignal
 from esgbatch.wiring import build_job
 
@@ -23,6 +25,8 @@ CLOCK = SystemClock()
 
 
 def read_config(path: Path | None) -> Config:
+    """The configuration; what it leads to is secret from here on."""
+    keep_from_dumps()
     return load(find(path))
 
 
@@ -44,7 +48,9 @@ def working_job(config: Config, business_date: date) -> Iterator[Job]:
     try:
         logs.configure(config.logging, environment=config.job.environment, business_date=business_date)
         with people_listener(sys.stderr, config.zone, CLOCK) as people:
-            yield build_job(config, Broadcast([logs.LogListener(), people]), CLOCK, StopSignal())
+            job = build_job(config, Broadcast([logs.LogListener(), people]), CLOCK, StopSignal())
+            with evidence.attempt(job, business_date):
+                yield job
     except (BatchError, StopRequested) as error:
         error.advice = error.advice.replace("{date}", business_date.isoformat())
         raise

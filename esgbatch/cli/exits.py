@@ -17,12 +17,13 @@ MEANINGS: dict[int, str] = {
     18: "the deadline passed: resume",
     19: "nothing to resume, deliver or approve for this date: look at the date",
     20: "doctor found a problem: fix before tonight",
+    22: "the audit trail is broken: keep it as it is, and tell those who answer for security",
     130: "stopped by SIGINT; state is safe: resume",
     143: "stopped by SIGTERM; state is safe: resume",
 }
 
-NIGHT = (0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 130, 143)
-LATER = (0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 130, 143)
+NIGHT = (0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 22, 130, 143)
+LATER = (0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 130, 143)
 LOOK = (0, 1, 2, 10, 17, 19)
 
 

@@ -107,7 +107,7 @@ def rerun(
     _print(settings, result)
 
 
-@app.command(epilog=exits.epilog((0, 1, 2, 10, 11, 14, 16, 17, 19, 130, 143)))
+@app.command(epilog=exits.epilog((0, 1, 2, 10, 11, 14, 16, 17, 19, 22, 130, 143)))
 def deliver(date: BusinessDate = None, config: ConfigPath = None) -> None:
     """Deliver the sealed file again, without calling the ESG API."""
     from esgbatch.cli.context import read_config, the_date, working_job
@@ -120,7 +120,7 @@ def deliver(date: BusinessDate = None, config: ConfigPath = None) -> None:
     _print(settings, result)
 
 
-@app.command(epilog=exits.epilog((0, 1, 2, 10, 11, 15, 16, 17, 18, 19, 130, 143)))
+@app.command(epilog=exits.epilog((0, 1, 2, 10, 11, 15, 16, 17, 18, 19, 22, 130, 143)))
 def approve(
     date: BusinessDate,
     by: Annotated[str, typer.Option(metavar="WHO", help="Who releases it; goes into manifest and audit.")],

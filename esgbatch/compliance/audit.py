@@ -25,9 +25,9 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
@@ -52,16 +52,48 @@ _BROKEN_ADVICE = (
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A trail's length and the mac of its last record: whoever keeps it can prove a later cut."""
+    """A trail's length and the mac of its last record: whoever keeps it can prove a later cut.
+
+    `source` says who keeps it, for messages.
+    """
 
     n: int
     mac: str
+    source: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.n}:{self.mac}"
 
+    @classmethod
+    def parse(cls, text: str, source: str = "") -> Anchor:
+        """From `N:HASH`, as it stands in manifests, logs and mails.
+
+        Raises:
+            ValueError: it is no anchor.
+        """
+        if (found := re.fullmatch(r"([0-9]{1,15}):([0-9a-f]{64})", text)) is None:
+            raise ValueError("an anchor is N:HASH, a number and 64 hex digits")
+        return cls(int(found[1]), found[2], source)
+
 
 ORIGIN = Anchor(0, "0" * 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A genuine record in its place: its `line` as it lies in the file, without the line's end."""
+
+    anchor: Anchor
+    line: bytes
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A trail that is whole. `torn` bytes at its end are what a crash left of a record that never was."""
+
+    head: Anchor
+    torn: int
 
 
 class AuditTrail:
@@ -132,19 +164,63 @@ class AuditTrail:
             AuditBroken: names the first bad record and what is wrong with it.
             CheckpointError: the file cannot be read.
         """
-        last, anchored = ORIGIN, anchor is None
-        for last in self._records():
-            anchored = anchored or last == anchor
-        if anchor is not None and not anchored:
-            if anchor.n > last.n:
-                raise self._broken(anchor.n, f"its tail was cut: the trail ends after record {last.n}")
-            raise self._broken(anchor.n, "it is not the one that the anchor names: the trail was rewritten")
-        return last.n
+        return self.examine([] if anchor is None else [anchor]).head.n
 
-    def _records(self) -> Iterator[Anchor]:
-        last, torn = ORIGIN, b""
-        for line in _lines(self._content()):
+    def examine(self, anchors: Sequence[Anchor]) -> Examined:
+        """Check every record, and that each of `anchors` names one of them.
+
+        Raises:
+            AuditBroken: names the first bad record and what is wrong with it; a record that only an
+                anchor shows to be bad is named where no other is.
+            CheckpointError: the file cannot be read.
+        """
+        content = self._content()
+        missing = set(anchors)
+        last = ORIGIN
+        for entry in self._entries(content):
+            last = entry.anchor
+            missing.discard(last)
+        for anchor in sorted(missing, key=lambda each: each.n):
+            raise self._broken(anchor.n, self._missed(anchor, last))
+        end = content.rfind(b"\n") + 1
+        return Examined(last, len(content) - end if _RECORD.fullmatch(content, end) is None else 0)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every record, checked as it is read.
+
+        Raises:
+            AuditBroken: at the first bad record, after those before it.
+            CheckpointError: the file cannot be read.
+        """
+        return self._entries(self._content())
+
+    def last(self, action: str) -> Mapping[str, Any] | None:
+        """The details of the last record of this action; None where there is none.
+
+        Raises:
+            AuditBroken: that record is not genuine.
+            CheckpointError: the file cannot be read.
+        """
+        wanted = _canonical({"action": action})[1:-1]
+        for line in reversed(list(_lines(self._content()))):
             found = _RECORD.fullmatch(line.removesuffix(b"\n"))
+            if found is None or wanted not in line:
+                continue
+            record = self._authentic(found, None)
+            if record["action"] == action:
+                details: Mapping[str, Any] = record["details"]
+                return details
+        return None
+
+    def pseudonym(self, person: str) -> str:
+        """What stands in the trail for somebody whose name or ID must not: a keyed hash, 32 hex digits."""
+        return self._mac(b"person:" + person.encode("utf-8", "surrogatepass"))[:32]
+
+    def _entries(self, content: bytes) -> Iterator[Entry]:
+        last, torn = ORIGIN, b""
+        for line in _lines(content):
+            bare = line.removesuffix(b"\n")
+            found = _RECORD.fullmatch(bare)
             if found is None:
                 torn += line
                 continue
@@ -157,9 +233,18 @@ class AuditTrail:
             if record.get("torn_tail") != (_digest(torn.removesuffix(b"\n")) if torn else None):
                 raise self._broken(n, "the line in its place cannot be read, and no record vouches for it")
             last, torn = Anchor(n, found[2].decode("ascii")), b""
-            yield last
+            yield Entry(last, bare, record)
         if torn.endswith(b"\n"):
             raise self._broken(last.n + 1, "it cannot be read")
+
+    @staticmethod
+    def _missed(anchor: Anchor, last: Anchor) -> str:
+        kept = f", as {anchor.source} proves" if anchor.source else ""
+        if last == ORIGIN:
+            return f"its tail was cut{kept}: the whole trail is gone"
+        if anchor.n > last.n:
+            return f"its tail was cut{kept}: the trail ends after record {last.n}"
+        return f"it is not the one that the anchor names{kept}: the trail was rewritten"
 
     def _content(self) -> bytes:
         """The file as it is now. The lock is not kept: a paused reader must not hold up the job."""
@@ -307,13 +392,24 @@ def _now() -> str:
 
 def _actor() -> dict[str, object]:
     uid = os.getuid()
+    login = _login()
     return {
         "user": _user(uid),
         "uid": uid,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process": _process(),
-    }
+    } | ({} if login in (None, uid) else {"login": _user(login)})
+
+
+@cache
+def _login() -> int | None:
+    """Who logged in before `sudo` or `su`, as the kernel remembers it (proc(5), loginuid)."""
+    try:
+        uid = int(Path("/proc/self/loginuid").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if uid == 2**32 - 1 else uid
 
 
 @cache

@@ -17,13 +17,12 @@ from pathlib import Path
 from esgbatch.config.model import Encryption
 from esgbatch.encryption.keys import RecipientKey, load_recipients
 from esgbatch.encryption.packets import read_recipients
-from esgbatch.encryption.process import GpgProcess, disk_full
+from esgbatch.encryption.process import OFFLINE, STALL, GpgProcess, disk_full
 from esgbatch.encryption.signing import open_home
 from esgbatch.errors import EncryptionError
 from esgbatch.files import sync_folder
 from esgbatch.model import Digest, SealedFile
 
-STALL = 60.0
 PART = ".part"
 HIDDEN_RECIPIENT = "0" * 16
 
@@ -96,7 +95,7 @@ class GpgEncryptor:
         compression = ("zlib", "-z", "1") if self._config.compression == "zlib" else ("none",)
         files = (item for key in recipients for item in ("--recipient-file", str(key.copy)))
         return (
-            *("--no-options", "--batch", "--no-tty", "--lock-never", "--no-random-seed-file"),
+            *("--no-options", "--batch", "--no-tty", "--lock-never", "--no-random-seed-file", *OFFLINE),
             *("--compress-algo", *compression),
             *("--set-filename", name),
             *files,

@@ -9,7 +9,7 @@ import selectors
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -18,6 +18,8 @@ import gnupg
 from esgbatch.errors import ConfigError, EncryptionError
 
 LIBRARY_TIMEOUT = 60
+STALL = 60.0  # seconds without a sign of life
+OFFLINE = ("--disable-dirmngr", "--no-auto-key-locate", "--no-auto-key-retrieve")  # no network for gpg
 KILL_GRACE = 10.0
 KEPT_OUTPUT = 1 << 20
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
@@ -65,7 +67,7 @@ def open_library(gpg: str, home: os.PathLike[str], *options: str) -> Library:
             gpgbinary=find_program(gpg),
             gnupghome=str(home),
             env=environment(),
-            options=["--no-options", "--lock-never", "--no-random-seed-file", *options],
+            options=["--no-options", "--lock-never", "--no-random-seed-file", *OFFLINE, *options],
         )
     except (OSError, ValueError) as error:
         raise EncryptionError(f"The program {gpg} does not run: {error}.") from error
@@ -83,7 +85,9 @@ def _bound_to_parent() -> tuple[str, ...]:
     command = (setpriv, "--pdeathsig", "KILL")
     try:
         # busybox has a setpriv without this option.
-        subprocess.run([*command, "true"], check=True, capture_output=True, timeout=KILL_GRACE)
+        subprocess.run(
+            [*command, "true"], check=True, capture_output=True, env=environment(), timeout=KILL_GRACE
+        )
     except (OSError, subprocess.SubprocessError):
         return ()
     return command
@@ -98,9 +102,18 @@ class GpgProcess:
     """
 
     def __init__(
-        self, gpg: str, arguments: Sequence[str], *, output: int, stall: float, inherit: Sequence[int] = ()
+        self,
+        gpg: str,
+        arguments: Sequence[str],
+        *,
+        output: int,
+        stall: float,
+        inherit: Sequence[int] = (),
+        terminal: Mapping[str, str] | None = None,
     ) -> None:
         """Start gpg; `stall` is the longest time in seconds without any sign of life.
+
+        `terminal` are the variables by which an agent finds the person it asks.
 
         Raises:
             ConfigError: gpg is not installed.
@@ -117,7 +130,7 @@ class GpgProcess:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=(status_end, *inherit),
-                env=environment(),
+                env=environment() | dict(terminal or {}),
                 start_new_session=True,  # a wrapper's children die with it; Ctrl-C is ours to handle
             )
         except OSError as error:

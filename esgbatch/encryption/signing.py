@@ -15,7 +15,7 @@ from pathlib import Path
 from esgbatch.config.model import Encryption
 from esgbatch.config.secrets import require_private
 from esgbatch.encryption.keys import list_only_key, read_key_file
-from esgbatch.encryption.process import environment, find_program, open_library
+from esgbatch.encryption.process import STALL, GpgProcess, environment, find_program, open_library
 from esgbatch.errors import ConfigError, EncryptionError
 
 PREFIX = "esgbatch-sign-"
@@ -56,7 +56,7 @@ def open_home(config: Encryption, keyring: Path) -> Iterator[GpgHome]:
     require_private(config.sign_with)
     data = read_key_file(config.sign_with)
     passphrase = "" if config.passphrase is None else config.passphrase.reveal()
-    with _temporary_home(config.gpg) as home, _readable(passphrase.encode() + b"\n") as descriptor:
+    with temporary_home(config.gpg) as home, readable(passphrase.encode() + b"\n") as descriptor:
         library = open_library(config.gpg, home)
         key = list_only_key(library, config.sign_with, data, secret=True)
         if not library.import_keys(data).sec_imported:
@@ -74,8 +74,49 @@ def open_home(config: Encryption, keyring: Path) -> Iterator[GpgHome]:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A detached signature, whose key it is (40 hex digits), and that key's public half; both armored."""
+
+    armored: bytes
+    fingerprint: str
+    public_key: bytes
+
+
+def sign_detached(config: Encryption, keyring: Path, data: bytes) -> Signature | None:
+    """Sign `data` with the configured key, as `gpg --detach-sign` does; None where none is configured.
+
+    Raises:
+        ConfigError, EncryptionError: as `open_home`.
+    """
+    if config.sign_with is None:
+        return None
+    common = ("--no-options", "--batch", "--no-tty", "--armor", "--output", "-")
+    with open_home(config, keyring) as home:
+        sign = (*home.arguments, *common, "--detach-sign")
+        armored, status = _run(config.gpg, sign, data, home.inherit)
+        home.require_signature(status)
+        homedir, primary = home.arguments[:2], home.signers[0]
+        public_key, _ = _run(config.gpg, (*homedir, *common, "--export", primary), b"")
+    return Signature(armored, primary, public_key)
+
+
+def _run(
+    gpg: str, arguments: Sequence[str], data: bytes, inherit: Sequence[int] = ()
+) -> tuple[bytes, Sequence[str]]:
+    """gpg's output, which stays in memory, and its status lines."""
+    output = os.memfd_create("gpg")
+    try:
+        with GpgProcess(gpg, arguments, output=output, stall=STALL, inherit=inherit) as process:
+            process.write(data)
+            status = process.finish()
+        return os.pread(output, os.fstat(output).st_size, 0), status
+    finally:
+        os.close(output)
+
+
 @contextmanager
-def _readable(data: bytes) -> Iterator[int]:
+def readable(data: bytes) -> Iterator[int]:
     """A descriptor to read a few bytes from: they stand on no command line and in no environment."""
     reader, writer = os.pipe()
     try:
@@ -87,7 +128,7 @@ def _readable(data: bytes) -> Iterator[int]:
 
 
 @contextmanager
-def _temporary_home(gpg: str) -> Iterator[Path]:
+def temporary_home(gpg: str) -> Iterator[Path]:
     """A gpg home in memory where there is such a folder; short, for the agent's socket (108 bytes, unix(7)).
 
     A lock on the folder, which ends with the process, tells one in use from what a

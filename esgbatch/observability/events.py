@@ -77,6 +77,7 @@ EVENTS: Mapping[str, Event] = {
     ),
     "delivery_cleanup_failed": Event("WARNING", "leftovers may remain in the drop folder: {error}"),
     "delivered": Event("INFO", "file and manifest are in place: {location}", Stage.DELIVERED),
+    "audit_anchored": Event("INFO", "the audit trail ends with {anchor}"),
     "run_finished": Event("INFO", "run finished"),
     "run_failed": Event("ERROR", "run ended with code {exit_code}: {error}"),
     "progress": Event("INFO", "{done:,} of {total:,} accounts, {rate:.1f}/s, {failed:,} failed"),

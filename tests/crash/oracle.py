@@ -134,6 +134,8 @@ class Oracle:
         n, _, mac = self._manifest_content()["audit_anchor"].partition(":")
         trail.verify(Anchor(int(n), mac))
         told = self._trail()
+        # What a disturbed command could not do is told as well.
+        told = [(action, details) for action, details in told if action not in ("failed", "refused")]
         actions = [action for action, _ in told]
         if list(dict.fromkeys(actions)) != self._told:
             yield f"the trail tells {actions}"
