@@ -10,7 +10,8 @@
     ├── AccountSystemError    12   the account system failed, or gave no accounts
     ├── RatingsError          13   the ESG API as a whole, not one account
     │   ├── CredentialsRefused     it does not accept who we are
-    │   └── OutageTooLong          it stayed down past the longest hold
+    │   ├── OutageTooLong          it stayed down past the longest hold
+    │   └── ClusterLost            no worker is left to ask it
     ├── Withheld              14   a quality gate keeps the file back
     ├── EncryptionError       15
     ├── DeliveryError         16
@@ -119,6 +120,12 @@ class CredentialsRefused(RatingsError):
 
 class OutageTooLong(RatingsError):
     pass
+
+
+class ClusterLost(RatingsError):
+    default_advice = (
+        "look at the scheduler and its workers, `esgbatch doctor` does, then `esgbatch resume --date {date}`"
+    )
 
 
 class Withheld(BatchError):

@@ -58,6 +58,8 @@ class Verdict(StrEnum):
 
     `UNAUTHORIZED` and `REDIRECTED` ask for another attempt at once, with a new token or
     at the new address; `LOGIN_REFUSED` is the login server's word against the whole job.
+    `LOST` is nobody's fault and charged to nobody: the permit ran out before the request
+    left, or the worker that made the attempt is gone.
     """
 
     RATED = "rated"
@@ -68,6 +70,7 @@ class Verdict(StrEnum):
     FORBIDDEN = "forbidden"
     REDIRECTED = "redirected"
     LOGIN_REFUSED = "login_refused"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)

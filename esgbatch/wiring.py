@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -18,7 +19,7 @@ from esgbatch.checkpoint.outcomes import SqlOutcomes
 from esgbatch.checkpoint.runs import SqlRuns
 from esgbatch.compliance.audit import FILE_NAME, AuditTrail, load_or_create_key
 from esgbatch.config.load import fingerprint
-from esgbatch.config.model import Config
+from esgbatch.config.model import Config, Dask, NoAuth, Ratings
 from esgbatch.config.secrets import Secret, require_private
 from esgbatch.delivery.sftp import SftpCourier
 from esgbatch.encryption.gpg import GpgEncryptor
@@ -30,9 +31,9 @@ from esgbatch.fetching.limiter import RateLimiter, WindowGuard
 from esgbatch.fetching.retry import Backoff
 from esgbatch.fetching.ticket import Pace
 from esgbatch.files import private_folder
-from esgbatch.http.auth import authenticator
+from esgbatch.http.auth import Authenticator, authenticator
 from esgbatch.job import Job
-from esgbatch.ports import AccountSource, Clock, Listener
+from esgbatch.ports import AccountSource, Clock, Engine, Listener, RatingProvider
 from esgbatch.ratings.client import CurlRatings
 from esgbatch.records import Records
 from esgbatch.stopping import StopSignal
@@ -139,15 +140,19 @@ def make_dispatcher(
     tick: Callable[[Pace], None],
 ) -> Dispatcher:
     ratings = config.ratings
-    if ratings.engine != "threads":
-        raise ConfigError(f'ratings.engine = "{ratings.engine}" is not available.', advice='use "threads"')
     automatic = ratings.concurrency == "auto"
     most = ratings.max_concurrency if ratings.concurrency == "auto" else ratings.concurrency
-    guard = WindowGuard(ratings.rate_limit)
-    provider = CurlRatings(ratings, authenticator(ratings), before_sending=guard.wait)
+    engine: Engine
+    if ratings.dask is not None and ratings.engine == "dask":
+        engine = open_cluster(ratings, ratings.dask, most, listener)
+        limiter = RateLimiter(ratings.rate_limit, most, validity=ratings.dask.permit_seconds)
+    else:
+        guard = WindowGuard(ratings.rate_limit)
+        provider = CurlRatings(ratings, authenticator(ratings), before_sending=guard.wait)
+        engine, limiter = ThreadEngine(provider, most), RateLimiter(ratings.rate_limit, most)
     return Dispatcher(
-        ThreadEngine(provider, most),
-        RateLimiter(ratings.rate_limit, most),
+        engine,
+        limiter,
         AutoConcurrency(most, ratings.rate_limit) if automatic else FixedConcurrency(most),
         Backoff(ratings.backoff.base, ratings.backoff.max),
         clock,
@@ -158,6 +163,19 @@ def make_dispatcher(
         stopped=lambda: stop.requested is not None,
         tick=tick,
     )
+
+
+def open_cluster(ratings: Ratings, cluster: Dask, most: int, listener: Listener) -> Engine:
+    """The engine on a Dask cluster. Only this process logs in: workers are told the header to send."""
+    from esgbatch.fetching.cluster import DaskEngine
+
+    workers = ratings.model_copy(update={"auth": NoAuth(), "engine": "threads", "dask": None})
+    return DaskEngine(cluster, authenticator(ratings), partial(open_ratings, workers), most, listener)
+
+
+def open_ratings(ratings: Ratings, login: Authenticator, may_send: Callable[[], bool]) -> RatingProvider:
+    """A worker's client of the ESG API, the same as on one machine."""
+    return CurlRatings(ratings, login, before_sending=may_send)
 
 
 def preflight(config: Config, listener: Listener, clock: Clock) -> None:

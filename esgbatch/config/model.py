@@ -254,6 +254,47 @@ DEFAULT_SCORES = (
 )
 
 
+def _scheduler(value: str) -> str:
+    if not re.fullmatch(r"(tls|tcp)://[^\s/@]+:[0-9]+", value):
+        raise ValueError("an address like tls://scheduler.example:8786 is needed")
+    if not is_private_address(value):
+        raise ValueError("tcp:// is refused except to this machine: use tls://")
+    return value
+
+
+def is_private_address(address: str) -> bool:
+    """Whether nobody on the way to this Dask address can read along: it is TLS, or this machine."""
+    scheme, _, rest = address.partition("://")
+    return scheme == "tls" or _is_loopback(rest.rpartition(":")[0].strip("[]"))
+
+
+class Dask(Section):
+    """A Dask cluster for the ratings; the names are those of `distributed.Security`."""
+
+    scheduler: Annotated[str, AfterValidator(_scheduler)] = Field(
+        description="the scheduler's address, tls://host:8786"
+    )
+    tls_ca_file: str = Field("", description="a PEM file of the CA that signs the cluster's certificates")
+    tls_client_cert: str = Field("", description="a PEM file with our certificate for the cluster")
+    tls_client_key: str = Field("", description="the PEM file of its key")
+    wait: Seconds = Field(60.0, description="seconds to wait for a scheduler and a worker that works")
+    permit_seconds: Annotated[float, Field(ge=0.01, le=1)] = Field(
+        0.1, description="how long after its permit a request may leave; the rate is lower by as much a second"
+    )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Dask:
+        files = (self.tls_ca_file, self.tls_client_cert, self.tls_client_key)
+        if self.scheduler.startswith("tls:") and not all(files):
+            raise ValueError("a tls:// scheduler needs tls_ca_file, tls_client_cert and tls_client_key")
+        if self.scheduler.startswith("tcp:") and any(files):
+            raise ValueError("certificates need a tls:// scheduler")
+        return self
+
+
+MAX_THREADS = 4096
+
+
 class Ratings(Web):
     url: WebUrl = Field(description="holds {account_id}, which is percent-encoded (RFC 3986, 2.1)")
     method: Literal["GET", "POST"] = "GET"
@@ -266,7 +307,9 @@ class Ratings(Web):
     concurrency: Literal["auto"] | Count = Field(
         "auto", description="requests in flight; auto finds the number"
     )
-    max_concurrency: Annotated[int, Field(ge=1, le=4096)] = Field(256, description="the upper end of auto")
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        256, description="the upper end of auto, over the whole cluster; threads: at most 4096"
+    )
     attempts: Count = Field(5, description="charged attempts an account")
     backoff: Backoff = Backoff()
     timeout: Timeout = Timeout()
@@ -274,7 +317,8 @@ class Ratings(Web):
         (Decimal(0), Decimal(100)), description="lowest and highest allowed score, after rounding"
     )
     max_hold: Seconds = Field(3600.0, description="seconds to wait out an outage where no deadline binds")
-    engine: Literal["threads", "dask"] = "threads"
+    engine: Literal["threads", "dask"] = Field("threads", description="dask: on the workers of [ratings.dask]")
+    dask: Dask | None = Field(None, description="the cluster, read where engine is dask")
     scores: Annotated[list[Score], Field(min_length=1)] = list(DEFAULT_SCORES)
 
     @model_validator(mode="after")
@@ -285,6 +329,10 @@ class Ratings(Web):
             raise ValueError('body needs method = "POST"')
         if self.method == "POST" and "{account_id}" not in self.url and not _mentions_account(self.body):
             raise ValueError("url or body must hold {account_id}")
+        if self.engine == "dask" and self.dask is None:
+            raise ValueError('engine = "dask" needs scheduler in [ratings.dask]')
+        if self.engine == "threads" and self.max_concurrency > MAX_THREADS:
+            raise ValueError(f'engine = "threads" has at most {MAX_THREADS} in flight')
         if self.score_range[0] >= self.score_range[1]:
             raise ValueError("score_range is [lowest, highest]")
         titles = [score.column for score in self.scores]

@@ -232,13 +232,16 @@ class Dispatcher:
 
     def _settle(self, work: Work, answer: Answer) -> None:
         self._limiter.release()
-        self.pace.attempts += 1
         ticket = self._under_way.pop(work.position)
-        ticket.http_status = answer.http_status
-        ticket.last_attempt = self._clock.time()
         probed = work.position == self._probing
         if probed:
             self._probing = None
+        if answer.verdict is Verdict.LOST:
+            self._lost(ticket)
+            return
+        self.pace.attempts += 1
+        ticket.http_status = answer.http_status
+        ticket.last_attempt = self._clock.time()
         if answer.verdict is Verdict.LOGIN_REFUSED:
             raise CredentialsRefused(f"The ESG API's login server refused us: {answer.detail}.")
         if answer.verdict is Verdict.TRANSIENT:
@@ -269,6 +272,12 @@ class Dispatcher:
         first = answer.verdict is Verdict.UNAUTHORIZED and not ticket.renewed
         ticket.renewed = first
         return first
+
+    def _lost(self, ticket: Ticket) -> None:
+        """The permit is spent, the account is as it was; a lost probe leaves the next one due at once."""
+        if ticket.last_attempt is None:
+            ticket.first_attempt = None
+        self._again(ticket, 0.0)
 
     def _again(self, ticket: Ticket, delay: float) -> None:
         if ticket.work.position != NOBODY:

@@ -1,4 +1,4 @@
-"""Where attempts run: a pool of threads."""
+"""Where attempts run: a pool of threads here; `cluster.py` has the other engine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,35 @@ from esgbatch.ports import RatingProvider
 DRAIN = 1000
 
 
+class Mailbox:
+    """Answers on their way from any thread to the dispatcher's; an exception among them is raised there."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[tuple[Work, Answer | BaseException] | None] = queue.SimpleQueue()
+
+    def put(self, item: tuple[Work, Answer | BaseException] | None) -> None:
+        """Safe in a signal handler; None only wakes."""
+        self._items.put(item)
+
+    def collect(self, timeout: float) -> list[tuple[Work, Answer]]:
+        """Wait at most `timeout` seconds for the first, then take all there are."""
+        answers: list[tuple[Work, Answer]] = []
+        try:
+            item = self._items.get(timeout=timeout) if timeout > 0 else self._items.get_nowait()
+            while True:
+                if item is not None:
+                    work, answer = item
+                    if isinstance(answer, BaseException):
+                        raise answer
+                    answers.append((work, answer))
+                if len(answers) >= DRAIN:
+                    break
+                item = self._items.get_nowait()
+        except queue.Empty:
+            pass
+        return answers
+
+
 class ThreadEngine:
     """A `ThreadPoolExecutor` whose workers each make one attempt at a time and never sleep.
 
@@ -23,7 +52,7 @@ class ThreadEngine:
     def __init__(self, provider: RatingProvider, threads: int) -> None:
         self._provider = provider
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="rating")
-        self._done: queue.SimpleQueue[tuple[Work, Answer | BaseException] | None] = queue.SimpleQueue()
+        self._done = Mailbox()
         self._in_flight = 0
 
     def submit(self, work: Work) -> None:
@@ -37,21 +66,8 @@ class ThreadEngine:
             self._done.put((work, error))
 
     def collect(self, timeout: float) -> Sequence[tuple[Work, Answer]]:
-        answers: list[tuple[Work, Answer]] = []
-        try:
-            item = self._done.get(timeout=timeout) if timeout > 0 else self._done.get_nowait()
-            while True:
-                if item is not None:
-                    work, answer = item
-                    self._in_flight -= 1
-                    if isinstance(answer, BaseException):
-                        raise answer
-                    answers.append((work, answer))
-                if len(answers) >= DRAIN:
-                    break
-                item = self._done.get_nowait()
-        except queue.Empty:
-            pass
+        answers = self._done.collect(timeout)
+        self._in_flight -= len(answers)
         return answers
 
     def wake(self) -> None:

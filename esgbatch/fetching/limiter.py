@@ -35,10 +35,12 @@ class RateLimiter:
         limit: requests a second; a fraction above one is rounded down, since a window
             holds whole requests.
         in_flight: the most permits held at the same time.
+        validity: seconds that may pass between a permit and its request. Those of a second
+            and of that time more may then leave in one second, so they are spread over both.
     """
 
-    def __init__(self, limit: float, in_flight: int) -> None:
-        self.spacing = (1 + margin(limit)) / whole_requests(limit)
+    def __init__(self, limit: float, in_flight: int, *, validity: float = 0.0) -> None:
+        self.spacing = (1 + margin(limit) + validity) / whole_requests(limit)
         self._next = -math.inf
         self._permits = threading.BoundedSemaphore(in_flight)
 

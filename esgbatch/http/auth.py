@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import quote_plus
 
@@ -42,7 +42,7 @@ class Credential:
     """A header to send. Equality says whether a refused one is still the current one."""
 
     name: str
-    value: str
+    value: str = field(repr=False)
 
 
 class Authenticator(Protocol):

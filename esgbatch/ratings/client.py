@@ -18,7 +18,7 @@ from esgbatch.http.auth import Authenticator, Credential, LoginRefused, LoginUna
 from esgbatch.http.trust import origin
 from esgbatch.model import Answer, Reason, Verdict
 from esgbatch.ratings.mapping import BadRating, NotJson, RatingMapper
-from esgbatch.ratings.transport import MAX_BODY, Connection, Connections, ExchangeFailed
+from esgbatch.ratings.transport import MAX_BODY, BeforeSending, Connection, Connections, ExchangeFailed, NotSent
 
 MAX_REDIRECTS = 5
 PLACEHOLDER = "{account_id}"
@@ -53,9 +53,11 @@ class CurlRatings:
         config: Ratings,
         authenticator: Authenticator,
         *,
-        before_sending: Callable[[], None] = lambda: None,
+        before_sending: BeforeSending = lambda: None,
     ) -> None:
         """`before_sending` is called before each request, once its connection is ready.
+
+        Where it returns False nothing is sent, and the attempt is `LOST`.
 
         Raises:
             ConfigError: certificate files, or a body, that cannot be used.
@@ -101,6 +103,10 @@ class CurlRatings:
         started = time.monotonic()
         try:
             status = connection.exchange(request.url, credential=credential, body=request.body)
+        except NotSent as error:
+            if request.hops:
+                self._redirected[account_id] = request
+            return Answer(Verdict.LOST, detail=str(error), started=started)
         except ExchangeFailed as error:
             elapsed = time.monotonic() - started
             return Answer(Verdict.TRANSIENT, detail=str(error), started=started, elapsed=elapsed)

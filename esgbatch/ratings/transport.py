@@ -29,6 +29,9 @@ from esgbatch.http.trust import ca_bundle
 
 MAX_BODY = 1024 * 1024
 
+# Called when a connection is ready; False keeps the request from being sent.
+BeforeSending = Callable[[], bool | None]
+
 # pycurl has no names for CURLOPT_QUICK_EXIT, CURLOPT_RTSP_REQUEST and CURL_RTSPREQ_RECEIVE.
 _QUICK_EXIT, _RTSP_REQUEST, _RTSP_RECEIVE = 322, 189, 11
 _UNSET = Credential("", "")
@@ -55,6 +58,10 @@ _TLS_TROUBLE = re.compile(r"SSL routines::([\w ]+)")  # also the other side's al
 
 class ExchangeFailed(Exception):
     """There is no answer. The text says why, without address, account or secret."""
+
+
+class NotSent(ExchangeFailed):
+    """The request was held back at the last moment: nothing of it has left."""
 
 
 class _Sockets:
@@ -123,7 +130,7 @@ class Connection:
         settings: Sequence[tuple[int, object]],
         headers: Sequence[str],
         sockets: _Sockets,
-        before_sending: Callable[[], None],
+        before_sending: BeforeSending,
     ) -> None:
         self._curl = pycurl.Curl()
         self._headers = headers
@@ -143,6 +150,7 @@ class Connection:
 
         Raises:
             ExchangeFailed: but not for a body over `MAX_BODY`, which is cut off.
+            NotSent: `before_sending` has said no.
         """
         curl = self._curl
         if credential is not self._credential:
@@ -156,6 +164,8 @@ class Connection:
         try:
             curl.perform()
         except pycurl.error as error:
+            if error.args[0] == pycurl.E_ABORTED_BY_CALLBACK and not self._sockets.ended:
+                raise NotSent("held back") from None
             # A write error is `_Body` refusing more: the status is good.
             if error.args[0] != pycurl.E_WRITE_ERROR:
                 raise ExchangeFailed(self._trouble(*error.args)) from None
@@ -208,12 +218,12 @@ class Connection:
         return _TROUBLES.get(code, f"libcurl error {code}")
 
 
-def _prerequisite(before_sending: Callable[[], None]) -> Callable[..., int]:
+def _prerequisite(before_sending: BeforeSending) -> Callable[..., int]:
     """CURLOPT_PREREQFUNCTION, which is given the connection's addresses."""
 
     def ready(*_addresses: object) -> int:
-        before_sending()
-        return int(pycurl.PREREQFUNC_OK)
+        held_back = before_sending() is False
+        return int(pycurl.PREREQFUNC_ABORT if held_back else pycurl.PREREQFUNC_OK)
 
     return ready
 
@@ -228,7 +238,7 @@ class Connections:
         ConfigError: a certificate file is missing or cannot be used.
     """
 
-    def __init__(self, config: Ratings, before_sending: Callable[[], None]) -> None:
+    def __init__(self, config: Ratings, before_sending: BeforeSending) -> None:
         _check_certificates(config)
         self._before_sending = before_sending
         self._settings = tuple(_settings(config))

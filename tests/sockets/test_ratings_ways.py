@@ -359,3 +359,17 @@ def copy(source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
+
+
+# --- held back --------------------------------------------------------------------------------
+
+
+def test_a_request_is_held_back_at_the_last_moment_and_keeps_its_way() -> None:
+    """The connection stands by then; nothing is sent, and a redirect is not forgotten."""
+    says = iter([True, False, True])
+    with FaultServer(in_order(redirect("/moved"), GOOD)) as server:
+        config = Ratings(url=server.url + "/{account_id}")
+        client = CurlRatings(config, authenticator(config), before_sending=lambda: next(says))
+        verdicts = [client.rate(ACCOUNT).verdict for _ in range(3)]
+        assert verdicts == [Verdict.REDIRECTED, Verdict.LOST, Verdict.RATED]
+        assert [request.target for request in server.requests] == [f"/{ACCOUNT}", "/moved"]

@@ -24,6 +24,7 @@ NOT_FOUND = Answer(Verdict.FAILED, reason=Reason.NO_RATING, http_status=404)
 FORBIDDEN = Answer(Verdict.FORBIDDEN, reason=Reason.FORBIDDEN, http_status=403)
 UNAUTHORIZED = Answer(Verdict.UNAUTHORIZED, http_status=401)
 REDIRECTED = Answer(Verdict.REDIRECTED, http_status=307)
+LOST = Answer(Verdict.LOST, detail="its worker is gone")
 
 
 def throttled(seconds: float | None) -> Answer:
@@ -363,3 +364,39 @@ def test_a_bug_in_a_worker_is_not_swallowed():
 
     with pytest.raises(ZeroDivisionError):
         Night(api, 3).run()
+
+
+def test_a_lost_attempt_is_made_again_and_charged_to_nobody():
+    """Twenty accounts, each lost more often than it has attempts: no failure, no circuit, no delay."""
+    night = Night(Script({f"A-{n}": [LOST] * 5 + [RATED] for n in range(20)}), 20, attempts=3)
+    assert night.run() is Ended.COMPLETE
+    assert night.accounts.states() == {State.SUCCEEDED: 20}
+    assert {outcome.attempts for outcome in night.accounts.outcomes.values()} == {1}
+    assert night.dispatcher.pace.attempts == 20
+    assert night.asked("A-7") == 6
+    assert "circuit_opened" not in [name for name, _ in night.listener.events]
+
+
+def test_a_lost_attempt_leaves_no_time_of_a_first_one():
+    night = Night(lambda _account, now: (0.05, LOST if now < 10 else RATED), 1)
+    night.run()
+    outcome = night.accounts.outcomes[0]
+    assert outcome.first_attempt is not None
+    assert outcome.first_attempt >= night.clock.time() - night.clock.now + 10
+
+
+def test_a_lost_probe_is_neither_a_failure_nor_a_success():
+    """While the probes are lost the circuit stays open, and the next one does not wait longer for it."""
+    fates = {"down": (0, 30), "lost": (30, 40)}
+
+    def api(_account: str, now: float) -> tuple[float, Answer]:
+        for answer, (since, until) in zip((DOWN, LOST), fates.values(), strict=True):
+            if since <= now < until:
+                return 0.05, answer
+        return 0.05, RATED
+
+    night = Night(api, 100)
+    assert night.run() is Ended.COMPLETE
+    assert night.accounts.states() == {State.SUCCEEDED: 100}
+    names = [name for name, _ in night.listener.events]
+    assert names.count("circuit_opened") == names.count("circuit_closed") == 1

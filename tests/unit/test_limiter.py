@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import threading
 from collections.abc import Iterable
 
@@ -40,6 +41,20 @@ def permits(limit: float, waits: Iterable[float], *, burst: bool = True, start: 
             if not burst:
                 break
     return given_at
+
+
+@given(limits, pauses, st.sampled_from([0.01, 0.1, 0.5]), st.randoms())
+def test_requests_may_come_late_by_the_validity(
+    limit: float, waits: list[float], validity: float, dice: random.Random
+) -> None:
+    """Each request leaves somewhere in its permit's validity, in whatever order."""
+    limiter = RateLimiter(limit, 100_000, validity=validity)
+    now, left_at = 1000.0, []
+    for wait in waits:
+        now += wait
+        while limiter.acquire(now):
+            left_at.append(now + dice.choice([0.0, validity, dice.uniform(0, validity)]))
+    assert most_within(1.0, sorted(left_at)) <= max(1, math.floor(limit))
 
 
 def most_within(seconds: float, times: list[float]) -> int:
