@@ -15,6 +15,7 @@ from esgbatch.accounts.sql import SqlAccounts
 from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.history import SqlHistory
 from esgbatch.checkpoint.ledger import SqlLedger
+from esgbatch.checkpoint.masterkey import ConfiguredKeys, FileKeys, Rotatable
 from esgbatch.checkpoint.outcomes import SqlOutcomes
 from esgbatch.checkpoint.runs import SqlRuns
 from esgbatch.compliance.audit import FILE_NAME, AuditTrail, load_or_create_key
@@ -102,12 +103,21 @@ def open_checkpoint(config: Config, *, create: bool = True) -> Database:
     Raises:
         NothingToDo: without `create`, where nothing was ever run.
     """
+    keys = master_keys(config)
     if config.checkpoint.url:
-        return Database(config.checkpoint.url, create=create)
+        return Database(config.checkpoint.url, create=create, keys=keys)
     path = config.job.state_dir / "checkpoint.sqlite"
     if not create and not path.exists():
         raise NothingToDo(f"Nothing was ever run here: there is no {path}.")
-    return Database.sqlite(path, create=create)
+    return Database.sqlite(path, create=create, keys=keys)
+
+
+def master_keys(config: Config) -> Rotatable:
+    """Where the key of the checkpoint's names and scores comes from; it is read when it is needed."""
+    settings, folder = config.checkpoint, config.job.state_dir / "keyring"
+    if settings.key is None:
+        return FileKeys(folder)
+    return ConfiguredKeys(settings.key, settings.previous_key, folder)
 
 
 def open_records(database: Database, clock: Clock, listener: Listener) -> Records:

@@ -8,14 +8,17 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
+from esgbatch.checkpoint import views
 from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.history import SqlHistory
 from esgbatch.checkpoint.ledger import SqlLedger
 from esgbatch.checkpoint.outcomes import SqlOutcomes
 from esgbatch.checkpoint.runs import SqlRuns
+from esgbatch.checkpoint.tables import accounts as accounts_table
 from esgbatch.checkpoint.tables import metadata
+from esgbatch.checkpoint.vault import MasterKey, MasterKeys
 from esgbatch.model import (
     Digest,
     Listing,
@@ -34,6 +37,21 @@ DAY = date(2026, 11, 24)
 COLUMNS = ("Environmental Score", "Social Score")
 
 
+class TestKeys:
+    """One master key, whoever opens the books."""
+
+    __test__ = False
+
+    def __init__(self, fill: bytes = b"k") -> None:
+        self.master = MasterKey(fill * 32)
+
+    def known(self) -> dict[str, MasterKey]:
+        return {self.master.id: self.master}
+
+    def make(self) -> MasterKey:
+        return self.master
+
+
 @dataclass
 class Books:
     """`with Books(url) as books`; another one with the same URL is another process, as far as it can tell."""
@@ -41,9 +59,10 @@ class Books:
     url: str
     clock: SimulatedClock = field(default_factory=SimulatedClock)
     listener: RecordingListener = field(default_factory=RecordingListener)
+    keys: MasterKeys = field(default_factory=TestKeys)
 
     def __enter__(self) -> Books:
-        self.database = Database(self.url)
+        self.database = Database(self.url, keys=self.keys)
         self.runs: Runs = SqlRuns(self.database, self.clock, self.listener)
         self.outcomes: Outcomes = SqlOutcomes(self.database)
         self.ledger: Ledger = SqlLedger(self.database, self.clock)
@@ -85,6 +104,42 @@ class Books:
                 table.name: sorted(map(tuple, connection.execute(select(table))), key=repr)
                 for table in metadata.sorted_tables
             }
+
+
+def to_first_version(books: Books) -> None:
+    """Turn the tables into those of the first version, which knew no encryption."""
+    with books.database.writing() as connection:
+        rows = connection.execute(select(accounts_table)).mappings().all()
+        plain = []
+        for row in rows:
+            cipher = books.database.vault.cipher(connection, row["run"])
+            at, account_id, scores = row["position"], row["account_id"], row["scores"]
+            name = cipher.open_name(at, account_id, row["name"])
+            plain.append({**row, "name": name, "scores": scores and cipher.open_scores(at, scores)})
+        for view in views.NAMES:
+            connection.exec_driver_sql(f"drop view {view}")
+        for table in ("samples", "run_keys", "erasures", "accounts"):
+            connection.exec_driver_sql(f"drop table {table}")
+        for table, column in (("revisions", "histograms"), ("runs", "erased"), ("runs", "purged")):
+            connection.exec_driver_sql(f"alter table {table} drop column {column}")
+        connection.exec_driver_sql("update esgbatch_schema set version = 1")
+        connection.exec_driver_sql(_FIRST_ACCOUNTS)
+        if plain:
+            connection.execute(text(_INSERT), plain)
+    books.database.vault.forget()
+
+
+_FIRST_ACCOUNTS = """
+create table accounts (
+  run integer not null references runs(number), position integer not null, account_id text not null,
+  name text not null, state text not null, scores text, reason text, http_status integer,
+  attempts integer not null, first_attempt float, last_attempt float,
+  primary key (run, position), unique (run, account_id))
+"""
+_INSERT = """
+insert into accounts values (:run, :position, :account_id, :name, :state, :scores, :reason, :http_status,
+  :attempts, :first_attempt, :last_attempt)
+"""
 
 
 def listings(count: int, first: int = 0) -> list[Listing]:

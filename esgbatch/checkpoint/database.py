@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select, update
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from esgbatch.checkpoint import tables, views
+from esgbatch.checkpoint import migration, tables, views
+from esgbatch.checkpoint.vault import MasterKeys, NoKeys, Vault
 from esgbatch.errors import CheckpointError, ConfigError, NothingToDo
 
 BUSY_SECONDS = 60
@@ -30,14 +31,15 @@ class Database:
     in batches this costs no more than less.
     """
 
-    def __init__(self, url: str | URL, *, create: bool = True) -> None:
-        """Open, and with `create` make the tables.
+    def __init__(self, url: str | URL, *, create: bool = True, keys: MasterKeys | None = None) -> None:
+        """Open, and with `create` make the tables. Names and scores need `keys`, figures do not.
 
         Raises:
             ConfigError: the URL is wrong or its driver is not installed.
             CheckpointError: the database cannot be opened, or is of a newer program.
             NothingToDo: without `create`, where nothing was ever run.
         """
+        self.vault = Vault(keys or NoKeys())
         self._engine = _engine(url)
         self._writer = self._engine.execution_options(writing=True)
         if create:
@@ -50,7 +52,7 @@ class Database:
         self._bring_up_to_date()
 
     @classmethod
-    def sqlite(cls, path: Path, *, create: bool = True) -> Database:
+    def sqlite(cls, path: Path, *, create: bool = True, keys: MasterKeys | None = None) -> Database:
         """The default: one file, readable by its owner only."""
         if create:
             try:
@@ -58,7 +60,7 @@ class Database:
             except OSError as error:
                 raise CheckpointError(f"{path} cannot be made: {error.strerror}.") from None
         # Not as text: the path may hold what means something in a URL.
-        return cls(URL.create("sqlite", database=str(path)), create=create)
+        return cls(URL.create("sqlite", database=str(path)), create=create, keys=keys)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -73,7 +75,53 @@ class Database:
             yield connection
 
     def close(self) -> None:
+        self.vault.forget()
         self._engine.dispose()
+
+    def scrub(self) -> None:
+        """Leave no byte of what was deleted or overwritten in the database's files.
+
+        SQLite: rebuilds the file and empties the write-ahead log, for which nobody may be reading.
+        PostgreSQL: rewrites the accounts; its own log and its backups keep what is in them.
+
+        Raises:
+            CheckpointError: somebody reads or writes all the time.
+        """
+        with _translated():
+            if self._engine.dialect.name == "sqlite":
+                self._outside_transactions("VACUUM")
+            else:
+                with self._engine.connect() as connection:
+                    connection.execution_options(isolation_level="AUTOCOMMIT")
+                    connection.exec_driver_sql("VACUUM FULL accounts")
+        self.empty_log()
+
+    def empty_log(self) -> None:
+        """Bring SQLite's write-ahead log into the database's file, and leave it empty.
+
+        Raises:
+            CheckpointError: somebody reads or writes all the time.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        until = time.monotonic() + BUSY_SECONDS
+        with _translated():
+            while self._outside_transactions("PRAGMA wal_checkpoint(TRUNCATE)")[0]:
+                if time.monotonic() > until:
+                    raise CheckpointError(
+                        "The checkpoint's write-ahead log cannot be emptied: another process keeps reading it.",
+                        advice="end that process, then give the same command again",
+                    )
+                time.sleep(0.05)
+
+    def _outside_transactions(self, statement: str) -> tuple[int, ...]:
+        """Run what SQLite refuses in a transaction; returns the first row."""
+        pooled = self._engine.raw_connection()
+        try:
+            connection = cast("sqlite3.Connection", pooled.driver_connection)
+            return connection.execute(statement).fetchone() or ()
+        finally:
+            pooled.close()
 
     def _make_tables(self) -> None:
         with self.writing() as connection:
@@ -88,20 +136,16 @@ class Database:
             _require_known_schema(connection)
 
     def _bring_up_to_date(self) -> None:
-        """Make an older program's tables this one's; it can go on working with them meanwhile."""
+        """Make an older program's tables this one's; that program must not be at work meanwhile."""
         with self.reading() as connection:
-            if _schema_version(connection) >= tables.SCHEMA:
+            if migration.schema_version(connection) >= tables.SCHEMA:
                 return
         with self.writing() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(CREATING)))
-            version = _schema_version(connection)
-            if version < 2:
-                connection.exec_driver_sql("alter table revisions add column histograms text")
-            if version < tables.SCHEMA:
-                tables.metadata.create_all(connection)
-                views.create(connection)
-                connection.execute(update(tables.schema).values(version=tables.SCHEMA))
+            changed = migration.bring_up_to_date(connection, self.vault)
+        if changed:
+            self.scrub()
 
 
 def _engine(url: str | URL) -> Engine:
@@ -120,13 +164,8 @@ def _engine(url: str | URL) -> Engine:
     return engine
 
 
-def _schema_version(connection: Connection) -> int:
-    version: int = connection.execute(select(tables.schema.c.version)).scalar_one()
-    return version
-
-
 def _require_known_schema(connection: Connection) -> None:
-    version = _schema_version(connection)
+    version = migration.schema_version(connection)
     if version > tables.SCHEMA:
         raise CheckpointError(
             f"The checkpoint database is of a newer esgbatch (schema {version}, this one knows "

@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from esgbatch.checkpoint.database import batched
 from esgbatch.checkpoint.tables import accounts
+from esgbatch.checkpoint.vault import RunCipher
 from esgbatch.model import Census, Listing, Run, State
 from esgbatch.ports import Listener
 
@@ -19,9 +20,10 @@ PAGE = 2000
 class Enrolment:
     """The list on its way in: counts every row, hashes those that stay."""
 
-    def __init__(self, run: Run, listener: Listener) -> None:
+    def __init__(self, run: Run, cipher: RunCipher, listener: Listener) -> None:
         self.census = Census()
         self._run = run
+        self._cipher = cipher
         self._listener = listener
         self._position = 0
         self._hash = hashlib.sha256()
@@ -72,8 +74,6 @@ class Enrolment:
     def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> set[int]:
         """Insert those with a new ID; return their positions."""
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        # PostgreSQL's text takes every character but this one; an ID with it was refused before.
-        nul = "\N{REPLACEMENT CHARACTER}" if dialect is postgresql else "\0"
         insert = dialect.insert(accounts).on_conflict_do_nothing()
         result = connection.execute(
             insert,
@@ -82,7 +82,7 @@ class Enrolment:
                     "run": self._run.number,
                     "position": position,
                     "account_id": account_id,
-                    "name": name.replace("\0", nul),
+                    "name": self._cipher.seal_name(position, account_id, name),
                     "state": State.PENDING,
                     "attempts": 0,
                 }
@@ -95,7 +95,7 @@ class Enrolment:
         return positions - set(self._duplicates(connection, usable))
 
     def _duplicates(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> Iterator[int]:
-        first: dict[str, tuple[int, str]] = {}
+        first: dict[str, tuple[int, bytes]] = {}
         for part in batched(usable, 500):
             found = connection.execute(
                 select(accounts.c.account_id, accounts.c.position, accounts.c.name).where(
@@ -105,7 +105,8 @@ class Enrolment:
             )
             first.update({account_id: (position, name) for account_id, position, name in found})
         for position, account_id, name in usable:
-            if first[account_id][0] != position:
-                if first[account_id][1] != name:
+            at, sealed = first[account_id]
+            if at != position:
+                if self._cipher.open_name(at, account_id, sealed) != name:
                     self._listener.event("duplicate_name_differs", account_id=account_id)
                 yield position

@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, case, func, select, update
 
 from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.tables import accounts
+from esgbatch.checkpoint.vault import RunCipher
 from esgbatch.model import Failure, Held, Outcome, Reason, Row, Run, State, Tally, Work
 
 PAGE = 2000
@@ -36,6 +37,7 @@ class SqlOutcomes:
         if not outcomes:
             return
         with self._database.writing() as connection:
+            cipher = self._database.vault.cipher(connection, run.number)
             connection.execute(
                 _RECORD,
                 [
@@ -43,7 +45,9 @@ class SqlOutcomes:
                         "at_run": run.number,
                         "at_position": outcome.position,
                         "new_state": outcome.state,
-                        "new_scores": ",".join(map(str, outcome.scores)) or None,
+                        "new_scores": cipher.seal_scores(outcome.position, ",".join(map(str, outcome.scores)))
+                        if outcome.scores
+                        else None,
                         "new_reason": outcome.reason,
                         "new_http_status": outcome.http_status,
                         "more_attempts": outcome.attempts,
@@ -88,13 +92,16 @@ class SqlOutcomes:
 
     def rows(self, run: Run) -> Iterator[Row]:
         """Every row of the file, in order; memory does not grow with their number."""
+        with self._database.reading() as connection:
+            cipher = self._database.vault.cipher(connection, run.number)
         columns = (accounts.c.position, accounts.c.account_id, accounts.c.name, accounts.c.scores)
-        for _, account_id, name, scores in self._pages(run, columns):
-            yield _row(account_id, name, scores)
+        for row in self._pages(run, columns):
+            yield _row(cipher, *row)
 
     def held(self, run: Run, account_id: str) -> Held | None:
         """All that is kept of one account; None where it is not in the run."""
         columns = (
+            accounts.c.position,
             accounts.c.name,
             accounts.c.scores,
             accounts.c.state,
@@ -107,10 +114,12 @@ class SqlOutcomes:
             found = connection.execute(
                 select(*columns).where(accounts.c.run == run.number, accounts.c.account_id == account_id)
             ).first()
-        if found is None:
-            return None
-        name, scores, state, reason, *rest = found
-        return Held(_row(account_id, name, scores), State(state), Reason(reason) if reason else None, *rest)
+            if found is None:
+                return None
+            cipher = self._database.vault.cipher(connection, run.number)
+        position, name, scores, state, reason, *rest = found
+        row = _row(cipher, position, account_id, name, scores)
+        return Held(row, State(state), Reason(reason) if reason else None, *rest)
 
     def failures(self, run: Run) -> Iterator[Failure]:
         """Every failed account, in order."""
@@ -145,8 +154,12 @@ class SqlOutcomes:
             after = page[-1][0]
 
 
-def _row(account_id: str, name: str, scores: str | None) -> Row:
-    return Row(account_id, name, None if scores is None else tuple(scores.split(",")))
+def _row(cipher: RunCipher, position: int, account_id: str, name: bytes, scores: bytes | None) -> Row:
+    return Row(
+        account_id,
+        cipher.open_name(position, account_id, name),
+        None if scores is None else tuple(cipher.open_scores(position, scores).split(",")),
+    )
 
 
 _RECORD = (

@@ -38,7 +38,7 @@ class SqlRuns:
 
     def create(self, business_date: date, columns: Sequence[str], limit: int | None) -> Run:
         with self._database.writing() as connection:
-            connection.execute(
+            inserted = connection.execute(
                 runs.insert().values(
                     run_id=uuid.uuid4().hex,
                     business_date=business_date.isoformat(),
@@ -52,7 +52,9 @@ class SqlRuns:
                     refused=0,
                     created=self._clock.time(),
                 )
-            )
+            ).inserted_primary_key
+            assert inserted is not None
+            self._database.vault.begin(connection, inserted[0])
         found = self.find(business_date)
         assert found is not None
         return found
@@ -85,8 +87,8 @@ class SqlRuns:
         Raises:
             AccountSystemError: the source failed, or no row is left; nothing is kept then.
         """
-        enrolment = Enrolment(run, self._listener)
         with self._database.writing() as connection:
+            enrolment = Enrolment(run, self._database.vault.cipher(connection, run.number), self._listener)
             for batch in batched(listings, PAGE):
                 enrolment.add(connection, batch)
                 if enrolment.is_full:

@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 
 metadata = MetaData()
 
@@ -39,18 +39,30 @@ runs = Table(
     Column("list_sha256", Text),
     Column("created", Float, nullable=False),
     Column("approved", Text),  # {"by", "reason", "at", "revision"} in JSON
+    Column("erased", Integer, nullable=False, server_default="0"),  # left out of the file in the making
+    Column("purged", Text),  # {"at", "tally"} in JSON, once names and scores are gone
 )
 
-# One row an account of a run. `position` is its place in the file.
+# The key of each run's names and scores, wrapped by the master key that `master` names.
+run_keys = Table(
+    "run_keys",
+    metadata,
+    Column("run", Integer, ForeignKey("runs.number"), primary_key=True, autoincrement=False),
+    Column("master", Text, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+)
+
+# One row an account of a run. `position` is its place in the file. `name` and `scores` are encrypted
+# (vault.py says how); an account that was erased has no name, and a keyed hash for its ID.
 accounts = Table(
     "accounts",
     metadata,
     Column("run", Integer, ForeignKey("runs.number"), primary_key=True, autoincrement=False),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("account_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("name", LargeBinary),
     Column("state", Text, nullable=False),
-    Column("scores", Text),  # "71.24,64.10,…": two decimals, in the order of runs.columns
+    Column("scores", LargeBinary),  # "71.24,64.10,…": two decimals, in the order of runs.columns
     Column("reason", Text),
     Column("http_status", Integer),
     Column("attempts", Integer, nullable=False),
@@ -113,6 +125,14 @@ executions = Table(
     Column("latency_p50", Float),
     Column("latency_p95", Float),
     Column("stages", Text, nullable=False),  # seconds by stage, a JSON object
+)
+
+# Who was erased, by keyed hash, so that a later question about them has an answer.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("at", Float, nullable=False),
 )
 
 # The running job's last snapshot, for `status` in another shell.

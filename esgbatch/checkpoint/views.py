@@ -17,8 +17,8 @@ _LATEST = """runs r join revisions v on v.run = r.number
 
 _DAILY = """
 select r.business_date, r.run_id, r.stage, r.revision, v.partial, r.listed,
-       r.inactive + r.duplicate + r.refused as excluded,
-       r.listed - r.inactive - r.duplicate - r.refused as accounts,
+       r.inactive + r.duplicate + r.refused + r.erased as excluded,
+       r.listed - r.inactive - r.duplicate - r.refused - r.erased as accounts,
        {succeeded} as succeeded, {failed} as failed,
        100.0 * {failed} / nullif(v.rows, 0) as failed_percent,
        {started} as started, {delivered} as delivered, {deadline} as deadline,

@@ -355,6 +355,18 @@ def _mentions_account(value: object) -> bool:
 class Checkpoint(Section):
     url: str = Field("", description="a SQLAlchemy URL; empty: SQLite in state_dir")
     commit_every: Annotated[int, Field(ge=1, le=10_000)] = Field(500, description="outcomes in a transaction")
+    key: Secret | None = Field(
+        None, description="32 random bytes that lock names and scores; without it, a key file in state_dir"
+    )
+    previous_key: Secret | None = Field(
+        None, description="the key before this one, until `esgbatch rotate-key`"
+    )
+
+    @model_validator(mode="after")
+    def _previous_has_successor(self) -> Checkpoint:
+        if self.previous_key is not None and self.key is None:
+            raise ValueError("previous_key needs key")
+        return self
 
 
 class Csv(Section):

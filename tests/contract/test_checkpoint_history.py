@@ -15,7 +15,7 @@ from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.history import MOST_SAMPLES
 from esgbatch.errors import CheckpointError
 from esgbatch.model import Execution, Histogram, Receipt, Run, Sample, Snapshot, Stage, Step
-from tests.checkpoints import DAY, Books, sealed
+from tests.checkpoints import DAY, Books, sealed, to_first_version
 from tests.simulated import SimulatedClock
 
 RECEIPT = Receipt("sftp.example:/drop/esg/FirmESGRatings_20261124.csv.pgp", "read back", 2)
@@ -354,14 +354,8 @@ def test_no_view_shows_an_account_or_a_user(books: Books) -> None:
 def test_a_database_of_the_first_schema_is_brought_up_to_date(books: Books) -> None:
     run = books.rated()
     books.seal(run)
-    with books.database.writing() as connection:
-        for name in views.NAMES:
-            connection.exec_driver_sql(f"drop view {name}")
-        connection.exec_driver_sql("drop table samples")
-        connection.exec_driver_sql("alter table revisions drop column histograms")
-        connection.exec_driver_sql("update esgbatch_schema set version = 1")
-    database = Database(books.url, create=False)
-    database.close()
+    to_first_version(books)
+    Database(books.url, create=False, keys=books.keys).close()
     assert books.ledger.revisions(run)[0].histograms == ()
     assert list(books.history.samples(run)) == []
     assert query(books, "select business_date from daily") == [(DAY.isoformat(),)]

@@ -110,7 +110,14 @@ def test_a_second_writer_waits_for_the_first(books: Books) -> None:
 def test_a_transaction_that_fails_leaves_nothing(books: Books) -> None:
     run = books.enrolled(3)
     before = books.everything()
-    row = {"run": run.number, "position": 0, "account_id": "A-1", "name": NAME, "state": "", "attempts": 0}
+    row = {
+        "run": run.number,
+        "position": 0,
+        "account_id": "A-1",
+        "name": NAME.encode(),
+        "state": "",
+        "attempts": 0,
+    }
 
     def break_off() -> None:
         with books.database.writing() as connection:

@@ -48,7 +48,7 @@ def command_in(line: str) -> str:
     first, second, *_ = [*line.split(), "", ""]
     if first not in GROUPS:
         return first
-    return first if not re.fullmatch("[a-z]+", second) else f"{first} {second}"
+    return first if not re.fullmatch("[a-z-]+", second) else f"{first} {second}"
 
 
 def help_of(command: str) -> str:
@@ -97,7 +97,7 @@ def test_every_error_has_a_code_and_says_what_is_next():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_in_the_documents_exist(page: Path):
-    for line in re.findall(r"esgbatch ((?:[a-z]+)[^`\n|]*)", page.read_text()):
+    for line in re.findall(r"esgbatch ((?:[a-z-]+)[^`\n|]*)", page.read_text()):
         command = command_in(line)
         if command not in COMMANDS:
             continue
@@ -107,7 +107,7 @@ def test_commands_and_options_in_the_documents_exist(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_spans_name_real_commands(page: Path):
-    for span in re.findall(r"`esgbatch ([a-z]+(?: [a-z]+)?)", page.read_text()):
+    for span in re.findall(r"`esgbatch ([a-z-]+(?: [a-z]+)?)", page.read_text()):
         assert command_in(span) in {*COMMANDS, *GROUPS}, f"{page.name}: esgbatch {span}"
 
 

@@ -13,6 +13,7 @@ from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.history import SqlHistory
 from esgbatch.checkpoint.outcomes import SqlOutcomes
 from esgbatch.model import Outcome, Run, Sample, Snapshot
+from tests.checkpoints import TestKeys
 from tests.simulator.world import Process
 
 SHOW_EVERY = 60
@@ -83,7 +84,7 @@ class Disk:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         if self._database is None:
-            self._database = MortalDatabase(f"sqlite:///{self.state / 'checkpoint.sqlite'}")
+            self._database = MortalDatabase(f"sqlite:///{self.state / 'checkpoint.sqlite'}", keys=TestKeys())
         else:
             self._database.make_again()
 

@@ -37,6 +37,8 @@ def checkpoint(setup: Setup) -> Iterator[Finding]:
         yield ok("it can be reached, and has no tables yet: the first run makes them")
         return
     with closing(database):
+        with database.reading() as connection:
+            database.vault.check(connection)
         owner = at_work(setup.config.job.state_dir)
         if owner is None:
             _try_writing(database)

@@ -1,0 +1,202 @@
+"""Names and scores at rest: encrypted by a key of their run, which the master key wraps.
+
+AES-256-GCM (NIST SP 800-38D) with random nonces: a run has some millions of values at most, far
+below the 2**32 that its section 8.3 allows a key. What a value is (name or scores), its run, its
+position and, for a name, the account's ID are authenticated with it, so that a value that was
+changed, or moved to another row, is refused. To delete a run's key is to delete its names and
+scores, wherever a copy of them still lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import Connection, select, update
+
+from esgbatch.checkpoint.tables import run_keys
+from esgbatch.errors import CheckpointError, ConfigError
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MasterKey:
+    """The key that wraps the runs' keys; `id` names it without telling it."""
+
+    key: bytes
+
+    @property
+    def id(self) -> str:
+        return hmac.new(self.key, b"esgbatch checkpoint key", hashlib.sha256).hexdigest()[:16]
+
+    def wrap(self, run: int, run_key: bytes) -> bytes:
+        return _seal(AESGCM(self.key), run_key, b"run key/%d" % run)
+
+    def unwrap(self, run: int, wrapped: bytes) -> bytes:
+        """Raises CheckpointError: it was changed, or is another run's."""
+        return _open(AESGCM(self.key), wrapped, b"run key/%d" % run, f"The key of run {run}")
+
+
+class MasterKeys(Protocol):
+    """Where the master key comes from; `masterkey.py` has the two ways."""
+
+    def known(self) -> Mapping[str, MasterKey]:
+        """Every key that may have wrapped something, by ID; the one to use first, if there is one.
+
+        Raises:
+            ConfigError: a key cannot be read, or is none.
+        """
+
+    def make(self) -> MasterKey:
+        """The first key of a checkpoint that has none yet."""
+
+
+class NoKeys:
+    """For those who look at figures only: names and scores stay closed to them."""
+
+    def known(self) -> Mapping[str, MasterKey]:
+        return {}
+
+    def make(self) -> MasterKey:
+        raise ConfigError("The checkpoint was opened without its key.")
+
+
+class RunCipher:
+    """Encrypts and opens the values of one run."""
+
+    def __init__(self, run: int, key: bytes) -> None:
+        self._run = run
+        self._cipher = AESGCM(key)
+
+    def seal_name(self, position: int, account_id: str, name: str) -> bytes:
+        return _seal(self._cipher, name.encode(), self._name_of(position, account_id))
+
+    def open_name(self, position: int, account_id: str, sealed: bytes) -> str:
+        """Raises CheckpointError: it is not the name that was written here, for this account."""
+        where = f"The name at position {position} of run {self._run}"
+        return _open(self._cipher, sealed, self._name_of(position, account_id), where).decode()
+
+    def seal_scores(self, position: int, scores: str) -> bytes:
+        return _seal(self._cipher, scores.encode(), self._scores_of(position))
+
+    def open_scores(self, position: int, sealed: bytes) -> str:
+        """Raises CheckpointError: they are not the scores that were written here."""
+        where = f"The scores at position {position} of run {self._run}"
+        return _open(self._cipher, sealed, self._scores_of(position), where).decode()
+
+    def _name_of(self, position: int, account_id: str) -> bytes:
+        return b"%d/name/%d/%s" % (self._run, position, account_id.encode())
+
+    def _scores_of(self, position: int) -> bytes:
+        return b"%d/scores/%d" % (self._run, position)
+
+
+class Vault:
+    """The runs' keys."""
+
+    def __init__(self, masters: MasterKeys) -> None:
+        self._masters = masters
+        self._ciphers: dict[int, RunCipher] = {}
+
+    def begin(self, connection: Connection, run: int) -> None:
+        """Give a new run its key, in the transaction that makes the run.
+
+        Raises:
+            ConfigError: the master key is missing, or is another one than wraps the other runs' keys.
+        """
+        # In use is what the database says: another process may be at rotating the master key.
+        used = connection.scalars(select(run_keys.c.master).order_by(run_keys.c.run.desc()).limit(1)).first()
+        known = self._masters.known()
+        master = _find(known, used) if used is not None else next(iter(known.values()), None)
+        if master is None:
+            master = self._masters.make()
+        wrapped = master.wrap(run, os.urandom(KEY_BYTES))
+        connection.execute(run_keys.insert().values(run=run, master=master.id, wrapped=wrapped))
+
+    def cipher(self, connection: Connection, run: int) -> RunCipher:
+        """What opens and closes the run's values.
+
+        Raises:
+            ConfigError: the master key is missing or another one.
+            CheckpointError: the run's key is gone, and with it every name and score, or it was changed.
+        """
+        cipher = self._ciphers.get(run)
+        if cipher is None:
+            row = connection.execute(
+                select(run_keys.c.master, run_keys.c.wrapped).where(run_keys.c.run == run)
+            ).first()
+            if row is None:
+                raise CheckpointError(
+                    f"The key of run {run} is gone: its names and scores cannot be read any more.",
+                    advice="look at the date: `esgbatch report --date {date}`",
+                )
+            key = _find(self._masters.known(), row.master).unwrap(run, row.wrapped)
+            cipher = self._ciphers[run] = RunCipher(run, key)
+        return cipher
+
+    def forget(self) -> None:
+        """Let go of every run's key."""
+        self._ciphers.clear()
+
+    def check(self, connection: Connection) -> int:
+        """Try the master key on every run's key; returns their number.
+
+        Raises:
+            ConfigError, CheckpointError: as `cipher`.
+        """
+        runs = connection.scalars(select(run_keys.c.run)).all()
+        for run in runs:
+            self.cipher(connection, run)
+        return len(runs)
+
+
+def rewrap(connection: Connection, known: Mapping[str, MasterKey], new: MasterKey) -> int:
+    """Let `new` wrap every run's key; returns how many had another. Names and scores stay as they are.
+
+    Raises:
+        ConfigError: a run's key is wrapped by a master key that is not known.
+    """
+    rows = connection.execute(select(run_keys).where(run_keys.c.master != new.id)).all()
+    for run, master, wrapped in rows:
+        again = new.wrap(run, _find(known, master).unwrap(run, wrapped))
+        connection.execute(update(run_keys).where(run_keys.c.run == run).values(master=new.id, wrapped=again))
+    return len(rows)
+
+
+def _find(known: Mapping[str, MasterKey], wanted: str) -> MasterKey:
+    if wanted not in known:
+        raise ConfigError(
+            f"The checkpoint's key is the wrong one: names and scores are locked with key {wanted}, and "
+            f"{_listed(known)}.",
+            advice="bring back that key, as checkpoint.key, as checkpoint.previous_key or as its file in the "
+            "keyring folder, then `esgbatch doctor`",
+        )
+    return known[wanted]
+
+
+def _listed(ids: Iterable[str]) -> str:
+    named = ", ".join(ids)
+    return f"what is here is key {named}" if named else "no key is here"
+
+
+def _seal(cipher: AESGCM, plain: bytes, what: bytes) -> bytes:
+    nonce = os.urandom(NONCE_BYTES)
+    return nonce + cipher.encrypt(nonce, plain, what)
+
+
+def _open(cipher: AESGCM, sealed: bytes, what: bytes, where: str) -> bytes:
+    try:
+        return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], what)
+    except (InvalidTag, ValueError, TypeError):
+        raise CheckpointError(
+            f"{where} in the checkpoint is not what was written there: somebody has changed or moved it.",
+            advice="restore the checkpoint from a backup, and tell those who answer for security",
+        ) from None
