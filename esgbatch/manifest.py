@@ -6,7 +6,7 @@ import json
 from datetime import UTC, date, datetime
 
 from esgbatch import __version__
-from esgbatch.model import Approval, Revision, Run, SealedFile, Tally
+from esgbatch.model import Approval, Reason, Revision, Run, SealedFile, Tally
 
 SCHEMA = 1
 
@@ -84,3 +84,13 @@ def build(
 
 def _approval(approval: Approval) -> dict[str, str]:
     return {"by": approval.by, "reason": approval.reason, "at": rfc3339(approval.at)}
+
+
+def tally(content: bytes) -> Tally | None:
+    """The accounts as a manifest counts them; None where it does not."""
+    try:
+        told = json.loads(content)
+        failed_by = {Reason(reason): int(count) for reason, count in told["failed_by"].items()}
+        return Tally(succeeded=int(told["counts"]["succeeded"]), failed_by=failed_by)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -330,8 +330,8 @@ class Sample:
     `done` and `failed` count the run's accounts; `attempts`, `errors` (attempts that failed
     for a transient reason) and `cpu` (seconds) count from the process's start, so that the
     difference between two samples is exact however many between them were dropped. The
-    latencies are those of the answers since the sample before. `at`, `eta` and `deadline`
-    are seconds since the epoch.
+    latencies are those of the answers since the sample before. `at`, `deadline` and
+    `forecast` (of the delivery) are seconds since the epoch.
     """
 
     at: float
@@ -346,7 +346,7 @@ class Sample:
     latency_p95: float | None = None
     cpu: float = 0.0
     held: str = ""
-    eta: float | None = None
+    forecast: float | None = None
     deadline: float | None = None
 
 

@@ -162,6 +162,6 @@ samples = Table(
     Column("latency_p95", Float),
     Column("cpu", Float, nullable=False),
     Column("held", Text, nullable=False),
-    Column("eta", Float),
+    Column("forecast", Float),
     Column("deadline", Float),
 )

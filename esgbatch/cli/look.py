@@ -17,6 +17,8 @@ app = typer.Typer()
 class Format(StrEnum):
     TEXT = "text"
     JSON = "json"
+    HTML = "html"
+    CSV = "csv"
 
 
 @app.command(epilog=exits.epilog(exits.LOOK, "shown"))
@@ -36,13 +38,24 @@ def status(
 def report(
     date: BusinessDate = None,
     days: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="The last N days up to the date, a line each.")
+        int | None,
+        typer.Option(min=1, max=36500, metavar="N", help="The last N days up to the date, a line each."),
     ] = None,
     format: Annotated[Format, typer.Option(help="How it is written.")] = Format.TEXT,  # noqa: A002 - the option's name
     output: Annotated[Path | None, typer.Option(metavar="F", help="Write to F instead of stdout.")] = None,
+    send: Annotated[
+        bool, typer.Option("--send", help="Mail it to alerts.email.report_recipients, as text and HTML.")
+    ] = False,
     config: ConfigPath = None,
 ) -> None:
-    """Write the daily summary, or N days of history."""
-    from esgbatch.cli.looking import write_report
+    """Write the daily summary, or N days of history.
 
-    write_report(config, date, days, as_json=format is Format.JSON, output=output)
+    html is the whole night in one file for a browser, with the trend of N (30) days;
+    csv is for spreadsheets and analysts: a line a day. The columns are in docs/history.md.
+    """
+    from esgbatch.cli.looking import send_report, write_report
+
+    if send:
+        send_report(config, date, days)
+    else:
+        write_report(config, date, days, form=format, output=output)

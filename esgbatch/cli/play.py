@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from esgbatch import manifest
+from esgbatch.cli import looking
 from esgbatch.cli.context import CLOCK, the_date, working_job
 from esgbatch.config.load import load
 from esgbatch.deadline import Deadline
@@ -29,14 +30,14 @@ def play(accounts: int, rate: float | None) -> None:
         delivered = Path(server.places.sftp.folder) / manifest.sealed_name(day)
         opened = folder / manifest.plain_name(day)
         desk.decrypt(delivered, opened)
-    report = folder / "report.txt"
-    text = render(result.summary, config.zone)
-    report.write_text(text)
-    print(text)
+    report = folder / "report.html"
+    looking.write_report(path, day, None, form="html", output=report)
+    print(render(result.summary, config.zone))
     print(f"Delivered file   {delivered}")
     print(f"Manifest         {delivered.with_name(manifest.manifest_name(day))}")
     print(f"Decrypted file   {opened}")
     print(f"Report           {report}")
+    print(f"Mails            {server.places.mail.folder}")
     print(f"Logs             {config.logging.directory}")
     print(f"All of it is in {folder}; delete it when you have seen enough.")
 

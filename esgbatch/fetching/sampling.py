@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from esgbatch.fetching.latency import LatencyHistogram
@@ -29,6 +30,7 @@ class Sampler:
         if now < self._due:
             return None
         self._due = now + min(max((now - self._began) / SHARE, SHORTEST), LONGEST)
+        forecast = snapshot.forecast
         recent = pace.latency.since(self._latency)
         self._latency = pace.latency.copy()
         return Sample(
@@ -44,6 +46,6 @@ class Sampler:
             latency_p95=recent.percentile(0.95),
             cpu=round(time.process_time() - self._cpu, 3),
             held=snapshot.held,
-            eta=snapshot.eta,
+            forecast=forecast if forecast is not None and math.isfinite(forecast) else None,
             deadline=snapshot.deadline,
         )

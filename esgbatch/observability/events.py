@@ -80,6 +80,8 @@ EVENTS: Mapping[str, Event] = {
     "audit_anchored": Event("INFO", "the audit trail ends with {anchor}"),
     "run_finished": Event("INFO", "run finished"),
     "run_failed": Event("ERROR", "run ended with code {exit_code}: {error}"),
+    "report_sent": Event("INFO", "the report is mailed to {recipients} recipient(s)"),
+    "report_not_sent": Event("WARNING", "the report could not be mailed: {error}"),
     "progress": Event("INFO", "{done:,} of {total:,} accounts, {rate:.1f}/s, {failed:,} failed"),
     "listener_failed": Event("ERROR", "{listener} failed ({error}); it is told once, the job goes on"),
     "log_gap": Event("WARNING", "{lines:,} lines before this one could not be written"),

@@ -26,6 +26,7 @@ from esgbatch.errors import (
 )
 from esgbatch.job import Job, run_job
 from esgbatch.model import Approval, Run, Stage, Summary
+from esgbatch.operations import mailing
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ def _execute(job: Job, found: Run, command: str, deadline: Deadline) -> Result:
             _record_end(job, execution, code, error)
         name = "run_finished" if code is ExitCode.DELIVERED else "run_failed"
         job.listener.event(name, exit_code=code, error=error)
+    mailing.send_after(job, finished)
     return Result(job.records.summary(finished))
 
 

@@ -1,4 +1,4 @@
-"""A run as data: the JSON of `report` and `run`, schema 1, described in docs/user-guide.md."""
+"""A run as data: the JSON of `report` and `run`, schema 1, described in docs/json.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from esgbatch.manifest import rfc3339
-from esgbatch.model import Execution, Revision, Stage, Summary
+from esgbatch.model import Execution, Reason, Revision, Stage, Summary
 
 SCHEMA = 1
 
@@ -37,6 +37,7 @@ def as_dict(summary: Summary) -> dict[str, Any]:
         "failed_by": {str(reason): count for reason, count in sorted(tally.failed_by.items())},
         "failed_percent": round(tally.failed_percent, 4),
         "approved": None if run.approval is None else run.approval.by,
+        "next": next_step(summary),
         "revisions": [_revision(revision) for revision in summary.revisions],
         "executions": [_execution(execution) for execution in summary.executions],
     }
@@ -98,3 +99,26 @@ def verdict(summary: Summary) -> str:
         Stage.SEALING: "Every account is done; the file is not made yet.",
         Stage.WITHHELD: "A quality gate withholds the file.",
     }.get(run.stage, f"Revision {run.revision} is sealed, but not delivered.")
+
+
+def next_step(summary: Summary) -> str:
+    """What to do, with the command to type between backticks."""
+    run, tally = summary.run, summary.tally
+    day = run.business_date
+    if run.stage is Stage.DELIVERED and tally.failed:
+        again = f"`esgbatch rerun --failed --date {day}` asks again for the accounts without a rating"
+        if set(tally.failed_by) & {Reason.UNAVAILABLE, Reason.NOT_ATTEMPTED, Reason.FORBIDDEN}:
+            return f"When the ESG API is well, {again}."
+        return f"Ask the ESG API's owner about the reasons below; after that, {again}."
+    if run.stage is Stage.DELIVERED:
+        return "Nothing; the file is in the drop folder."
+    if run.stage is Stage.WITHHELD:
+        return (
+            f"Look at the figures. `esgbatch rerun --failed --date {day}` tries again; "
+            f"`esgbatch approve --date {day} --by WHO --reason TEXT` releases the file as it is."
+        )
+    if summary.executions and summary.executions[-1].ended is None:
+        return f"It is at work, or died: `esgbatch status --date {day}` tells."
+    if run.stage is Stage.DELIVERING:
+        return f"`esgbatch deliver --date {day}` brings the sealed file."
+    return f"`esgbatch resume --date {day}` goes on from there."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 from esgbatch.errors import ExitCode
 from esgbatch.model import Execution, Summary
-from esgbatch.reporting.summary import verdict
+from esgbatch.reporting.summary import next_step, verdict
 
 
 def render(summary: Summary, zone: ZoneInfo) -> str:
@@ -26,10 +27,13 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
     day = run.business_date
     yield f"ESG ratings of {run.business_date:%A, %d %B %Y}"
     yield verdict(summary)
+    yield from textwrap.wrap(
+        f"Next: {next_step(summary)}", 80, subsequent_indent=" " * 6, break_on_hyphens=False
+    )
     yield ""
     yield _line("Listed by the account system", run.census.listed)
     if run.census.excluded:
-        why = _counts(
+        why = spelled(
             {"inactive": run.census.inactive, "duplicate": run.census.duplicate, "refused": run.census.refused}
         )
         yield _line("Excluded", run.census.excluded, why)
@@ -37,7 +41,7 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
     yield _line(
         "Succeeded", tally.succeeded, f"{100 - tally.failed_percent:.2f}%" if tally.done == tally.rows else ""
     )
-    yield _line("Failed", tally.failed, _counts({str(k): v for k, v in sorted(tally.failed_by.items())}))
+    yield _line("Failed", tally.failed, spelled({str(k): v for k, v in sorted(tally.failed_by.items())}))
     if tally.pending or tally.deferred:
         yield _line("Still to do", tally.pending + tally.deferred)
     if run.approval is not None:
@@ -64,7 +68,8 @@ def _line(label: str, count: int, remark: str = "") -> str:
     return f"{label:<30}{count:>12,}{'   ' + remark if remark else ''}"
 
 
-def _counts(counted: dict[str, int]) -> str:
+def spelled(counted: Mapping[str, int]) -> str:
+    """Like inactive 180, duplicate 25; what is zero is left out."""
     return ", ".join(f"{name} {count:,}" for name, count in counted.items() if count)
 
 

@@ -85,6 +85,8 @@ def test_a_delivered_day_as_people_read_it() -> None:
         == """\
 ESG ratings of Tuesday, 24 November 2026
 Revision 2 is delivered, 280 of 100,000 accounts without a rating.
+Next: When the ESG API is well, `esgbatch rerun --failed --date 2026-11-24` asks
+      again for the accounts without a rating.
 
 Listed by the account system       100,210
 Excluded                               210   inactive 180, duplicate 25, refused 5
@@ -243,6 +245,7 @@ def test_the_json_tells_everything() -> None:
         "failed_by": {"no_rating": 200, "unavailable": 80},
         "failed_percent": 0.28,
         "approved": "J. Doe",
+        "next": told["next"],
         "executions": [
             {
                 "command": "run",
