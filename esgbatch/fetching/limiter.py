@@ -74,8 +74,9 @@ class WindowGuard:
     The limiter paces permits, but what follows a permit takes its time: a thread waits for
     the processor, or all of them for one renewed token, and then many requests leave
     together. Here, at the last moment before it is sent, each waits until the one that is
-    `limit` places ahead of it was sent a second ago, and half the margin more for the
-    network. In an undisturbed night nobody waits.
+    `limit` places ahead of it was sent a second ago, and most of the margin more for the
+    network. In an undisturbed night nobody waits. Whoever waits keeps the others out, and
+    notes when it woke up, not when it should have: a busy machine wakes some late.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class WindowGuard:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._period = (1 + margin(limit) / 2) * max(1.0, 1 / limit)
+        self._period = (1 + 0.8 * margin(limit)) * max(1.0, 1 / limit)
         self._sent = deque([-math.inf] * max(1, math.floor(limit)))
         self._lock = threading.Lock()
         self._monotonic = monotonic
@@ -94,8 +95,7 @@ class WindowGuard:
     def wait(self) -> None:
         """Return when a request may leave; at once, but for a disturbance."""
         with self._lock:
-            now = self._monotonic()
-            at = max(now, self._sent.popleft() + self._period)
-            self._sent.append(at)
-        if at > now:
-            self._sleep(at - now)
+            at = self._sent.popleft() + self._period
+            while (now := self._monotonic()) < at:
+                self._sleep(at - now)
+            self._sent.append(now)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Self
+
+from tests.ports import free_port
 
 INSTALL = "the PostgreSQL server is missing: `apt-get install postgresql` (any version from 13)"
 SYSTEM_USER = "postgres"
@@ -33,7 +34,7 @@ class Postgres:
         self._folder = Path(tempfile.mkdtemp(prefix="pg"))
         self._data = self._folder / "data"
         self._as_root = os.geteuid() == 0
-        self.port = _free_port()
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -88,10 +89,3 @@ def _find(program: str) -> str:
     found = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
     assert found, INSTALL
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from esgbatch.config.model import Delivery
+from tests.ports import free_port
 
 PATIENCE = 10.0
 PRIVILEGE_SEPARATION = Path("/run/sshd")
@@ -82,7 +83,7 @@ class Sshd:
         self.drop.mkdir(parents=True)
         self.client_key = make_key(folder / "client_key")
         self.host_keys = [make_key(folder / f"host_key_{kind}", kind) for kind in host_keys]
-        self.port = _free_port()
+        self.port = free_port()
         self.known_hosts = self.write_known_hosts(folder / "known_hosts", *self.host_keys)
         server = find_program("sftp-server", "/usr/lib/openssh", "/usr/libexec/openssh", "/usr/lib/ssh")
         command = f"{wrapper} {server} -e -l INFO {sftp_options} 2>>{self.sftp_log}"
@@ -221,14 +222,6 @@ class Sshd:
 def _public(key: Path) -> str:
     kind, data = key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
     return f"{kind} {data}"
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((Sshd.host, 0))
-        port = sock.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 def _descendants(pid: int) -> list[int]:

@@ -28,6 +28,7 @@ from esgbatch.errors import ConfigError, DeliveryError, ExitCode, HostKeyMismatc
 from esgbatch.model import Package, Receipt, Step
 from tests.acceptance.sshd import Sshd, make_key
 from tests.couriers import MANIFEST, NAME, Notes, has_arrived, make_package
+from tests.sealing import until
 from tests.simulated import RecordingListener, SleeplessClock
 
 BIG = 32 * 1024 * 1024
@@ -726,7 +727,7 @@ def test_a_session_by_itself_leaves_nothing_behind(server: Sshd) -> None:
         assert client.can_replace
         assert set(threading.enumerate()) > before
     assert (server.drop / "made").is_dir()
-    assert set(threading.enumerate()) == before
+    until(lambda: set(threading.enumerate()) == before)
 
 
 def test_a_failed_session_prints_nothing(server: Sshd) -> None:

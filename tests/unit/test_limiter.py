@@ -187,19 +187,18 @@ class Wire:
 
     def __init__(self, limit: float) -> None:
         self._now = 0.0
-        self._late = 0.0
         self._guard = WindowGuard(limit, monotonic=lambda: self._now, sleep=self._sleep)
         self.left: list[float] = []
 
     def _sleep(self, seconds: float) -> None:
-        self._late = seconds
+        self._now += seconds
 
     def come(self, at: float) -> float:
         """Come at this time, with others or not; how long it was held back."""
-        self._now, self._late = at, 0.0
+        self._now = max(self._now, at)
         self._guard.wait()
-        self.left.append(at + self._late)
-        return self._late
+        self.left.append(self._now)
+        return self._now - at
 
 
 @given(limits, pauses, st.integers(1, 40))
@@ -243,8 +242,13 @@ def test_a_crowd_after_a_pause_is_let_through_up_to_the_limit() -> None:
 
 
 def test_threads_at_one_guard_do_not_share_a_place() -> None:
-    held: list[float] = []
-    guard = WindowGuard(40, monotonic=lambda: 100.0, sleep=held.append)
+    clock, held = [100.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        held.append(seconds)
+        clock[0] += seconds
+
+    guard = WindowGuard(40, monotonic=lambda: clock[0], sleep=sleep)
     gate = threading.Barrier(8)
 
     def leave() -> None:
@@ -257,5 +261,19 @@ def test_threads_at_one_guard_do_not_share_a_place() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(held) == 40, "as many as fit into the second are not held"
-    assert min(held) > 1.0
+    assert len(held) == 1, "forty fit into the first second, and forty into the next"
+    assert held[0] > 1.0
+
+
+def test_who_wakes_up_late_is_noted_late() -> None:
+    clock = [100.0]
+
+    def oversleep(seconds: float) -> None:
+        clock[0] += seconds + 0.2
+
+    guard = WindowGuard(2, monotonic=lambda: clock[0], sleep=oversleep)
+    left = []
+    for _ in range(6):
+        guard.wait()
+        left.append(clock[0])
+    assert most_within(1.0, left) <= 2
