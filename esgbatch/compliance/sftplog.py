@@ -30,8 +30,11 @@ from typing import Any
 LONGEST_LINE = 64 * 1024
 LONGEST_TEXT = 1024  # OpenSSH itself cuts a message there (MSGBUFSIZ)
 MOST_REPEATS = 1000
+MARK = 16  # bytes that tell a line from others
 GROWING = timedelta(days=1)  # a session without an end that began longer ago has ended
 
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _PROGRAM = r"(?:internal-sftp|sftp-server|sshd(?:-session)?)"
 _HEADER = re.compile(
@@ -64,6 +67,7 @@ _MESSAGES = tuple(
     )
 )
 _NAME = re.compile(r"\.?(FirmESGRatings_(\d{8})\.(?:csv\.pgp|manifest\.json))(?:\..+\.part)?", re.ASCII)
+_PIECE = re.compile(rb'sftp|" flags |bytes read|written \d+$', re.MULTILINE)
 _ESCAPE = re.compile(r"\\(?:([0-7]{3})|(.))", re.DOTALL)
 _C_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "a": "\a", "v": "\v", "f": "\f", "s": " ", "0": "\0"}
 
@@ -141,13 +145,23 @@ class _Kept:
     last: dict[tuple[str, str], _Line] = field(default_factory=dict)
 
     def take(self, line: _Line, *, concerns: bool) -> None:
-        """A refusal goes to the line of the same process that it answers, which is the one before."""
+        """A refusal goes to the line of the same process before it; not to a file that is closed later.
+
+        It may also answer something that is not logged, such as a look at a file that is not there.
+        """
         process = line.host, line.pid
         if line.kind == "status":
-            if (answered := self.last.pop(process, None)) is not None:
+            answered = self.last.get(process)
+            if answered is not None and answered.kind in ("opened", "removed", "renamed", "linked"):
                 answered.refused = line.fields["status"][:LONGEST_TEXT]
             return
         self.last[process] = line
+        if line.kind == "closed" and concerns:
+            for each in reversed(self.lines):
+                opened = (each.host, each.pid, each.kind, each.fields.get("path"))
+                if opened == (*process, "opened", line.fields["path"]):
+                    each.refused = None
+                    break
         if concerns:
             self.lines.append(line)
 
@@ -171,27 +185,26 @@ def harvest(paths: Sequence[Path], place: Place, *, zone: tzinfo, now: datetime)
     """
     reader = _Reader(place.directory, zone, now)
     files = [reader.file(_raw_lines(path)) for path in paths]
-    files.sort(key=lambda file: min((line.at for line in file.kept.lines if line.at), default=now))
+    files.sort(key=lambda file: _EARLIEST if file.tail and file.count == 1 else _begins(file.kept.lines))
     for before, after in pairwise(files):
         reader.join(before, after)
+    streams = _streams([file.kept.lines for file in files])
     sessions = _Sessions()
-    for file in files:
-        sessions.learn(file.kept.lines)
+    for stream in streams:
+        sessions.learn(stream)
     accesses: dict[str, Access] = {}
-    own = growing = 0
-    for file in files:
-        for access, session in _accesses(file.kept.lines, sessions):
-            if access.event in accesses:
-                continue
-            if _is_own(session, access, place):
-                own += 1
-            elif session.user == place.username and _may_grow(session, now):
-                growing += 1
-            else:
-                accesses[access.event] = access
-    ordered = sorted(accesses.values(), key=lambda access: access.at or datetime.min.replace(tzinfo=UTC))
-    unreadable = sum(file.unreadable + bool(file.head) + bool(file.tail) for file in files)
-    return Harvest(tuple(ordered), sum(file.count for file in files), unreadable, own, growing)
+    own: set[str] = set()
+    growing: set[str] = set()
+    for access, session in (each for stream in streams for each in _accesses(stream, sessions)):
+        if _is_own(session, access, place):
+            own.add(access.event)
+        elif session.user == place.username and _may_grow(session, now):
+            growing.add(access.event)
+        else:
+            accesses.setdefault(access.event, access)
+    ordered = sorted(accesses.values(), key=lambda access: access.at or _EARLIEST)
+    unreadable = sum(file.unreadable + bool(_PIECE.search(file.head)) + bool(file.tail) for file in files)
+    return Harvest(tuple(ordered), sum(file.count for file in files), unreadable, len(own), len(growing))
 
 
 # --- from bytes to lines -----------------------------------------------------------------------
@@ -204,7 +217,10 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
         with gzip.open(file, "rb") if packed else file as content:
             try:
                 while line := content.readline(LONGEST_LINE):
-                    yield line
+                    whole = len(line) < LONGEST_LINE or line.endswith(b"\n")
+                    yield line if whole else b"\n"
+                    while not whole:  # no line of ours is so long
+                        whole = not (rest := content.readline(LONGEST_LINE)) or rest.endswith(b"\n")
             except (EOFError, zlib.error, gzip.BadGzipFile):  # cut off while it was packed
                 return
 
@@ -345,6 +361,64 @@ def _alike(logged: str, directory: str) -> bool:
     return not shorter or longer[-len(shorter) :] == shorter
 
 
+# --- copies and pieces of the same log ---------------------------------------------------------
+
+
+def _streams(files: Sequence[list[_Line]]) -> list[list[_Line]]:
+    """Files in the order of their times, without copies; pieces that follow one another are put together.
+
+    A piece may begin with the end of the one before. That is only believed of more than one process
+    or second, or of a session's beginning: who gets a file twice at once leaves the same lines twice.
+    """
+    streams: list[list[_Line]] = []
+    for lines in files:
+        marks = _marks(lines)
+        for stream in streams:
+            known = _marks(stream)
+            if _within(marks, known):
+                break
+            if _within(known, marks):
+                stream[:] = lines
+                break
+            if _ends(stream) <= _begins(lines):
+                stream += lines[_overlap(stream, lines) :]
+                break
+        else:
+            streams.append(list(lines))
+    return streams
+
+
+def _overlap(before: Sequence[_Line], after: Sequence[_Line]) -> int:
+    ours, theirs = _marks(before), _marks(after)
+    for at, mark in enumerate(ours):
+        count = len(ours) - at
+        if theirs and mark == theirs[0] and ours[at:] == theirs[:count]:
+            both = after[:count]
+            sure = any(line.kind == "session" for line in both) or len({_words(line)[:3] for line in both}) > 1
+            return count if sure else 0
+    return 0
+
+
+def _within(few: Sequence[bytes], many: Sequence[bytes]) -> bool:
+    one, other = b"".join(few), b"".join(many)
+    at = other.find(one)
+    while at > 0 and at % MARK:
+        at = other.find(one, at + 1)
+    return at >= 0
+
+
+def _marks(lines: Sequence[_Line]) -> list[bytes]:
+    return [bytes.fromhex(_identity(*_words(line)))[:MARK] for line in lines]
+
+
+def _begins(lines: Sequence[_Line]) -> datetime:
+    return min((line.at for line in lines if line.at is not None), default=_LATEST)
+
+
+def _ends(lines: Sequence[_Line]) -> datetime:
+    return max((line.at for line in lines if line.at is not None), default=_EARLIEST)
+
+
 # --- from lines to what was done ---------------------------------------------------------------
 
 
@@ -377,7 +451,7 @@ class _Sessions:
         user, address = line.fields["user"], line.fields["address"]
         if not any((each.began, each.user, each.address) == (line.at, user, address) for each in known):
             known.append(_Session(line.at, user, address))
-            known.sort(key=lambda each: each.began or datetime.min.replace(tzinfo=UTC))
+            known.sort(key=lambda each: each.began or _EARLIEST)
 
 
 def _brings(line: _Line) -> bool:
