@@ -263,11 +263,15 @@ def deliver(job: Job, run: Run) -> Run:
         **({"began": manifest.rfc3339(began)} if repeated else {}),
     )
     job.records.ledger.delivered(run, receipt)
+    tally = job.records.outcomes.tally(run)
     job.listener.event(
         "delivered",
         location=receipt.location,
         encrypted_sha256=package.digest.sha256,
         attempts=receipt.attempts,
+        rows=tally.rows,
+        failed=tally.failed,
+        not_attempted=tally.failed_by.get(Reason.NOT_ATTEMPTED, 0),
     )
     return replace(run, stage=Stage.DELIVERED)
 

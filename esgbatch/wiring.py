@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from pydantic import BaseModel
 from esgbatch.accounts.csvfile import CsvAccounts
 from esgbatch.accounts.rest import RestAccounts
 from esgbatch.accounts.sql import SqlAccounts
+from esgbatch.alerting.channels import channels
+from esgbatch.alerting.desk import Desk
+from esgbatch.alerting.outbox import Outbox
 from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.history import SqlHistory
 from esgbatch.checkpoint.ledger import SqlLedger
@@ -21,9 +26,11 @@ from esgbatch.checkpoint.runs import SqlRuns
 from esgbatch.compliance.audit import FILE_NAME, AuditTrail, load_or_create_key
 from esgbatch.config.load import fingerprint
 from esgbatch.config.model import Config, Dask, NoAuth, Ratings
+from esgbatch.config.salvage import Essentials
 from esgbatch.config.secrets import Secret, require_private
 from esgbatch.delivery.sftp import SftpCourier
 from esgbatch.encryption.gpg import GpgEncryptor
+from esgbatch.encryption.keys import RecipientKey
 from esgbatch.errors import ConfigError, EncryptionError, NothingToDo
 from esgbatch.fetching.concurrency import AutoConcurrency, FixedConcurrency
 from esgbatch.fetching.dispatcher import Dispatcher
@@ -33,6 +40,7 @@ from esgbatch.fetching.retry import Backoff
 from esgbatch.fetching.ticket import Pace
 from esgbatch.files import private_folder
 from esgbatch.http.auth import Authenticator, authenticator
+from esgbatch.http.trust import EXPIRES_SOON, ending_certificates
 from esgbatch.job import Job
 from esgbatch.ports import AccountSource, Clock, Engine, Listener, RatingProvider
 from esgbatch.ratings.client import CurlRatings
@@ -188,6 +196,14 @@ def open_ratings(ratings: Ratings, login: Authenticator, may_send: Callable[[], 
     return CurlRatings(ratings, login, before_sending=may_send)
 
 
+def open_desk(essentials: Essentials, clock: Clock, log: Listener) -> Desk:
+    """Where alerts are kept and sent from; nothing is written before there is one."""
+    environment, host = essentials.job.environment, socket.gethostname()
+    outbox = Outbox(essentials.job.state_dir / "alerts", environment, host)
+    ways = channels(essentials.alerts, essentials.zone, clock)
+    return Desk(outbox, ways, environment, host, clock, log)
+
+
 def preflight(config: Config, listener: Listener, clock: Clock) -> None:
     """Find at five what would otherwise be found at half past eight.
 
@@ -204,9 +220,35 @@ def preflight(config: Config, listener: Listener, clock: Clock) -> None:
     if not config.delivery.known_hosts.is_file():
         raise ConfigError(f"delivery.known_hosts: the file {config.delivery.known_hosts} is not there.")
     try:
-        GpgEncryptor(config.encryption, keyring(config.job.state_dir), now=clock.time).check()
+        keys = GpgEncryptor(config.encryption, keyring(config.job.state_dir), now=clock.time).check()
     except EncryptionError as error:
         listener.event("preflight_warning", error=str(error))
+        keys = ()
+    _tell_expiries(config, keys, listener, clock)
+
+
+def _tell_expiries(config: Config, keys: Sequence[RecipientKey], listener: Listener, clock: Clock) -> None:
+    """Say in time that a key or certificate ends, so that somebody sees to it."""
+    now = datetime.fromtimestamp(clock.time(), UTC)
+    ends = [
+        (f"The recipient key {key.fingerprint}", str(key.source), key.expires)
+        for key in keys
+        if key.expires is not None and now < key.expires <= now + EXPIRES_SOON
+    ]
+    for path in _own_certificates(config):
+        found = ending_certificates(path, now)
+        ends += [(f"The certificate of {subject}", path, expires) for subject, expires in found]
+    for what, source, expires in ends:
+        listener.event("expiring", what=what, source=source, expires=expires, days=(expires - now).days)
+    listener.event("expiry_checked", expiring=len(ends))
+
+
+def _own_certificates(config: Config) -> Iterator[str]:
+    email = config.alerts.email
+    for web in (config.accounts, config.ratings):
+        yield from filter(None, (web.ca_bundle, web.client_cert))
+    if email is not None and email.ca_bundle:
+        yield email.ca_bundle
 
 
 def reveal_secrets(section: BaseModel) -> None:

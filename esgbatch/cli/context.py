@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
+from esgbatch.alerting.desk import Desk
+from esgbatch.alerting.listener import AlertListener
+from esgbatch.alerting.rules import Rules
 from esgbatch.clock import SystemClock
 from esgbatch.config.load import find, load
 from esgbatch.config.model import Config
+from esgbatch.config.salvage import Essentials, salvage
 from esgbatch.config.secrets import keep_from_dumps
 from esgbatch.deadline import today
-from esgbatch.errors import BatchError, StopRequested
+from esgbatch.errors import BatchError, ConfigError, ExitCode, StopRequested
 from esgbatch.job import Job
 from esgbatch.observability import logs
+from esgbatch.observability.heartbeat import Heartbeat
 from esgbatch.observability.progress import Broadcast, people_listener
 from esgbatch.operations import evidence
+from esgbatch.ports import Listener
 from esgbatch.stopping import StopSignal
-from esgbatch.wiring import build_job
+from esgbatch.wiring import build_job, open_desk
 
 CLOCK = SystemClock()
+
+# Seconds that alerts and heartbeat may take at the end of a command. After a signal somebody
+# waits for the process to go: what is not sent then stays in the outbox.
+PATIENCE = 10.0
+HURRY = 1.0
 
 
 def read_config(path: Path | None) -> Config:
@@ -39,18 +51,77 @@ def tell(text: str) -> None:
     print(f"esgbatch: {text}", file=sys.stderr)
 
 
+def read_night_config(path: Path | None, given: date | None) -> Config:
+    """`read_config` for commands that work for a date: a mistake in it reaches those who are on call."""
+    keep_from_dumps()
+    found = find(path)
+    try:
+        return load(found)
+    except ConfigError as error:
+        essentials = salvage(found)
+        with _watched(essentials, given or today(CLOCK, essentials.zone), []) as watch:
+            watch.ended(error)
+        raise
+
+
 @contextmanager
 def working_job(config: Config, business_date: date) -> Iterator[Job]:
-    """The job with its logs and progress, for commands that change something.
+    """The job with its logs, progress and alerts, for commands that change something.
 
-    Whatever ends it tells the next command with this date in it.
+    Whatever ends it tells the next command with this date in it, on the screen and in the alert.
     """
+    log: list[Listener] = []
+    with _watched(Essentials.of(config), business_date, log) as watch:
+        try:
+            logs.configure(config.logging, environment=config.job.environment, business_date=business_date)
+            log.append(logs.LogListener())
+            with people_listener(sys.stderr, config.zone, CLOCK) as people:
+                job = build_job(config, Broadcast([*log, people, *watch.listeners]), CLOCK, StopSignal())
+                with evidence.attempt(job, business_date):
+                    yield job
+        except BaseException as error:
+            if isinstance(error, BatchError | StopRequested):
+                error.advice = error.advice.replace("{date}", business_date.isoformat())
+            watch.ended(error)
+            raise
+
+
+class _Watch:
+    """Who brings news out of the machine: alerts, and the dead man's switch."""
+
+    def __init__(self, alerts: AlertListener, desk: Desk, heartbeat: Heartbeat) -> None:
+        self.listeners: Sequence[Listener] = (alerts, heartbeat)
+        self._endings = (alerts.ended, heartbeat.ended)
+        self._workers = (desk, heartbeat)
+        self._patience = PATIENCE
+
+    def ended(self, error: BaseException) -> None:
+        """The command ends with this, also where no run had begun; what fails here hides nothing."""
+        if isinstance(error, StopRequested) and error.code in (ExitCode.SIGINT, ExitCode.SIGTERM):
+            self._patience = HURRY
+        for tell in self._endings:
+            with suppress(Exception):
+                tell(error)
+
+    def close(self) -> None:
+        """Wait for what is under way, all together."""
+        for each in self._workers:
+            each.stop()
+        until = time.monotonic() + self._patience
+        for each in self._workers:
+            each.join(until)
+
+
+@contextmanager
+def _watched(essentials: Essentials, business_date: date, log: Sequence[Listener]) -> Iterator[_Watch]:
+    """Alerts and dead man's switch for one command. `log` hears of what they do."""
+    told = Broadcast(log)
+    desk = open_desk(essentials, CLOCK, told)
+    desk.begin()
+    rules = Rules(essentials.alerts, business_date, essentials.zone)
+    heartbeat = Heartbeat(essentials.metrics.heartbeat_url, told)
+    watch = _Watch(AlertListener(rules, desk, CLOCK), desk, heartbeat)
     try:
-        logs.configure(config.logging, environment=config.job.environment, business_date=business_date)
-        with people_listener(sys.stderr, config.zone, CLOCK) as people:
-            job = build_job(config, Broadcast([logs.LogListener(), people]), CLOCK, StopSignal())
-            with evidence.attempt(job, business_date):
-                yield job
-    except (BatchError, StopRequested) as error:
-        error.advice = error.advice.replace("{date}", business_date.isoformat())
-        raise
+        yield watch
+    finally:
+        watch.close()

@@ -44,12 +44,12 @@ def run(
     Called again for a delivered date it says so; for a date that began and did not
     finish, it goes on like resume.
     """
-    from esgbatch.cli.context import CLOCK, read_config, tell, the_date, working_job
+    from esgbatch.cli.context import CLOCK, read_night_config, tell, the_date, working_job
     from esgbatch.deadline import hour_has_begun
     from esgbatch.operations import night
     from esgbatch.wiring import preflight
 
-    settings = read_config(config)
+    settings = read_night_config(config, date)
     if only_at is not None and not hour_has_begun(CLOCK, settings.zone, only_at):
         tell(f"It is not {only_at:%H:%M} in {settings.job.timezone}: nothing to do.")
         return
@@ -66,11 +66,11 @@ def run(
 @app.command(epilog=exits.epilog(exits.LATER))
 def resume(date: BusinessDate = None, deadline: DeadlineTime = None, config: ConfigPath = None) -> None:
     """Go on from the last committed state of that date's run, also when its process died."""
-    from esgbatch.cli.context import CLOCK, read_config, tell, the_date, working_job
+    from esgbatch.cli.context import CLOCK, read_night_config, tell, the_date, working_job
     from esgbatch.operations import night
     from esgbatch.wiring import preflight
 
-    settings = read_config(config)
+    settings = read_night_config(config, date)
     day = the_date(settings, date)
     with working_job(settings, day) as job:
         preflight(settings, job.listener, CLOCK)
@@ -92,14 +92,14 @@ def rerun(
     config: ConfigPath = None,
 ) -> None:
     """Rate those accounts again, make the next revision of the whole file, deliver it."""
-    from esgbatch.cli.context import CLOCK, read_config, tell, the_date, working_job
+    from esgbatch.cli.context import CLOCK, read_night_config, tell, the_date, working_job
     from esgbatch.operations import night
     from esgbatch.wiring import preflight
 
     if (accounts is None) == (not failed):
         raise typer.BadParameter("give either --accounts or --failed")
     account_ids = None if accounts is None else read_accounts(accounts)
-    settings = read_config(config)
+    settings = read_night_config(config, date)
     day = the_date(settings, date)
     with working_job(settings, day) as job:
         preflight(settings, job.listener, CLOCK)
@@ -110,10 +110,10 @@ def rerun(
 @app.command(epilog=exits.epilog((0, 1, 2, 10, 11, 14, 16, 17, 19, 22, 130, 143)))
 def deliver(date: BusinessDate = None, config: ConfigPath = None) -> None:
     """Deliver the sealed file again, without calling the ESG API."""
-    from esgbatch.cli.context import read_config, the_date, working_job
+    from esgbatch.cli.context import read_night_config, the_date, working_job
     from esgbatch.operations import night
 
-    settings = read_config(config)
+    settings = read_night_config(config, date)
     day = the_date(settings, date)
     with working_job(settings, day) as job:
         result = night.deliver(job, day)
@@ -129,14 +129,14 @@ def approve(
     config: ConfigPath = None,
 ) -> None:
     """Release a file that a quality gate has withheld, and deliver it."""
-    from esgbatch.cli.context import read_config, tell, the_date, working_job
+    from esgbatch.cli.context import read_night_config, tell, the_date, working_job
     from esgbatch.operations import night
 
     if not by.strip() or not reason.strip():
         raise typer.BadParameter("--by and --reason must not be empty")
     if not (by + reason).isprintable():
         raise typer.BadParameter("--by and --reason must be printable text in UTF-8, on one line")
-    settings = read_config(config)
+    settings = read_night_config(config, date)
     day = the_date(settings, date)
     with working_job(settings, day) as job:
         result = night.approve(

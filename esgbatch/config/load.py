@@ -51,7 +51,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {path} is no valid TOML: {error}.") from None
-    problems = _override(data, environment)
+    problems = override(data, environment)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -86,7 +86,7 @@ def _dotted(location: Sequence[int | str]) -> str:
 _UNIONS = ("auth", "concurrency")
 
 
-def _override(data: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+def override(data: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
     """Merge `ESGBATCH_SECTION__KEY` variables; an unknown one fails validation like an unknown key."""
     problems = []
     for variable, text in sorted(environment.items()):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +19,9 @@ SYSTEM_BUNDLES = (
     Path("/etc/pki/tls/certs/ca-bundle.crt"),
     Path("/etc/ssl/ca-bundle.pem"),
 )
+
+MOST_OF_A_FIRM = 20
+EXPIRES_SOON = timedelta(days=30)
 
 
 def ca_bundle(configured: str = "") -> str:
@@ -52,6 +57,24 @@ def tls_context(configured: str = "", client_cert: str = "", client_key: str = "
             files = f"{client_cert} with the key {client_key or 'in it'}"
             raise ConfigError(f"The certificate {files} cannot be used: {reason(error)}.") from None
     return context
+
+
+def ending_certificates(path: str, now: datetime) -> Iterator[tuple[str, datetime]]:
+    """Subject and end of each certificate in a PEM file that should have been renewed by now.
+
+    That is 30 days before its end, or where it lives for less than 90, in its last third: those
+    are renewed by a machine. A bundle of the whole world's authorities is not looked at.
+    """
+    from cryptography import x509
+
+    try:
+        found = x509.load_pem_x509_certificates(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return  # those who use the file say what is wrong with it
+    for each in found if len(found) <= MOST_OF_A_FIRM else ():
+        ends, life = each.not_valid_after_utc, each.not_valid_after_utc - each.not_valid_before_utc
+        if now < ends <= now + min(EXPIRES_SOON, life / 3):
+            yield each.subject.rfc4514_string(), ends
 
 
 def reason(error: OSError) -> str:

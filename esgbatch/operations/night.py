@@ -46,7 +46,7 @@ def run(job: Job, business_date: date, *, limit: int | None, deadline: Deadline)
         elif limit is not None and found.limit != limit:
             raise WrongUsage(f"The run of {business_date} has begun with another --limit.")
         if found.stage is Stage.DELIVERED:
-            return Result(job.records.summary(found), already=True)
+            return _already(job, found)
         return _execute(job, found, "run", deadline)
 
 
@@ -55,7 +55,7 @@ def resume(job: Job, business_date: date, *, deadline: Deadline) -> Result:
     with _hold(job, business_date, "resume"):
         found = _find(job, business_date)
         if found.stage is Stage.DELIVERED:
-            return Result(job.records.summary(found), already=True)
+            return _already(job, found)
         return _execute(job, found, "resume", deadline)
 
 
@@ -142,6 +142,11 @@ def _find(job: Job, business_date: date) -> Run:
     if found is None:
         raise NothingToDo(f"There is no run of {business_date}.")
     return found
+
+
+def _already(job: Job, found: Run) -> Result:
+    job.listener.event("already_delivered", run_id=found.run_id, revision=found.revision)
+    return Result(job.records.summary(found), already=True)
 
 
 def _columns(job: Job) -> list[str]:
