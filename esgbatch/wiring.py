@@ -105,7 +105,7 @@ def keyring(state_dir: Path) -> Path:
     return private_folder(state_dir / "keyring")
 
 
-def open_checkpoint(config: Config, *, create: bool = True) -> Database:
+def open_checkpoint(config: Config | Essentials, *, create: bool = True) -> Database:
     """The checkpoint database.
 
     Raises:
@@ -120,7 +120,7 @@ def open_checkpoint(config: Config, *, create: bool = True) -> Database:
     return Database.sqlite(path, create=create, keys=keys)
 
 
-def master_keys(config: Config) -> Rotatable:
+def master_keys(config: Config | Essentials) -> Rotatable:
     """Where the key of the checkpoint's names and scores comes from; it is read when it is needed."""
     settings, folder = config.checkpoint, config.job.state_dir / "keyring"
     if settings.key is None:

@@ -35,13 +35,16 @@ ENDED_BY_DELIVERY = (
 
 
 class Rules:
-    """The rules for one process at work on one business date."""
+    """The rules for one process at work on one business date.
 
-    def __init__(self, settings: Alerts, business_date: date, zone: ZoneInfo) -> None:
+    `deadline` is that date's, in seconds since the epoch, whether or not it binds the process.
+    """
+
+    def __init__(self, settings: Alerts, business_date: date, zone: ZoneInfo, deadline: float) -> None:
         self._most_failed = settings.failed_percent
         self._scope = business_date.isoformat()
         self._zone = zone
-        self._deadline: float | None = None
+        self._deadline = deadline
         self._last: Snapshot | None = None
         self._held_since: float | None = None
         self._outage_told = False
@@ -52,7 +55,6 @@ class Rules:
         """What an event changes; `now` is in seconds since the epoch."""
         match name:
             case "run_started":
-                self._deadline = _number(fields.get("deadline"))
                 yield self._cleared(Name.NOT_STARTED, Name.CONFIGURATION, why="the run has started")
             case "rating_finished" if not fields.get("pending"):
                 failed, succeeded = _count(fields.get("failed")), _count(fields.get("succeeded"))
@@ -99,8 +101,7 @@ class Rules:
         code = error.code if isinstance(error, BatchError | StopRequested) else ExitCode.BUG
         if code in NO_ALERT:
             return
-        after = self._deadline is not None and now >= self._deadline
-        if after and code in (ExitCode.SIGINT, ExitCode.SIGTERM):
+        if now >= self._deadline and code in (ExitCode.SIGINT, ExitCode.SIGTERM):
             code = ExitCode.DEADLINE  # the watchdog ended what had not ended by itself
         name = OF_THEIR_OWN.get(code, Name.JOB_FAILED)
         figures: dict[str, object] = {"exit_code": int(code)}

@@ -21,17 +21,22 @@ from esgbatch.errors import CheckpointError, RunHeld
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process, told from any later one with the same number by boot and start time."""
+    """A process, told from any later one with the same number by boot and start time.
+
+    `until` is when it must have ended, in seconds since the epoch; None where nothing binds it.
+    """
 
     pid: int
     boot_id: str
     start_ticks: int
     host: str
     command: str
+    until: float | None = None
 
     @classmethod
-    def this_process(cls, command: str) -> Owner:
-        return cls(os.getpid(), _boot_id(), _start_ticks(os.getpid()) or 0, socket.gethostname(), command)
+    def this_process(cls, command: str, until: float | None = None) -> Owner:
+        start = _start_ticks(os.getpid()) or 0
+        return cls(os.getpid(), _boot_id(), start, socket.gethostname(), command, until)
 
     def is_alive(self) -> bool:
         """Whether this very process still runs, on this machine and since this boot."""
@@ -46,8 +51,12 @@ def lock_path(state_dir: Path, business_date: date) -> Path:
 
 
 @contextmanager
-def lease(state_dir: Path, business_date: date, command: str) -> Iterator[Owner | None]:
+def lease(
+    state_dir: Path, business_date: date, command: str, until: float | None = None
+) -> Iterator[Owner | None]:
     """Hold the run of a business date; yields the previous owner if it died holding it.
+
+    `until` is the deadline that binds it, for the watchdog.
 
     Raises:
         RunHeld: a living process holds it.
@@ -67,7 +76,7 @@ def lease(state_dir: Path, business_date: date, command: str) -> Iterator[Owner 
             raise RunHeld(f"The run of {business_date} is held by {holder or 'another process'}.") from None
         died = _read(descriptor)
         try:
-            _write(descriptor, json.dumps(asdict(Owner.this_process(command))))
+            _write(descriptor, json.dumps(asdict(Owner.this_process(command, until))))
         except OSError as error:
             raise CheckpointError(f"The lock file {path} cannot be written: {error.strerror}.") from None
         try:
@@ -86,11 +95,16 @@ def holder(state_dir: Path, business_date: date) -> Owner | None:
     The lock itself is left alone: to try it would be to hold it for a moment, and a run
     that starts in that moment would be refused.
     """
+    owner = last_holder(state_dir, business_date)
+    return owner if owner is not None and owner.is_alive() else None
+
+
+def last_holder(state_dir: Path, business_date: date) -> Owner | None:
+    """Who holds the run, or died holding it, or holds it on another machine."""
     try:
-        owner = Owner(**json.loads(lock_path(state_dir, business_date).read_bytes()))
+        return Owner(**json.loads(lock_path(state_dir, business_date).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-    return owner if owner.is_alive() else None
 
 
 def _read(descriptor: int) -> Owner | None:

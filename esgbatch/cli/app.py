@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esgbatch import __version__
-from esgbatch.cli import evidence, keep, look, night, setup, streams, training
+from esgbatch.cli import evidence, keep, look, night, setup, streams, training, watch
 
 if TYPE_CHECKING:
     from esgbatch.errors import BatchError, StopRequested
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Every active account of a firm, rated, in one encrypted file, before nine.",
 )
-for family in (setup.app, night.app, look.app, evidence.app, keep.app, training.app):
+for family in (setup.app, night.app, look.app, evidence.app, keep.app, watch.app, training.app):
     app.registered_commands += family.registered_commands
     app.registered_groups += family.registered_groups
 

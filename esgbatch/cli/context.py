@@ -17,7 +17,7 @@ from esgbatch.config.load import find, load
 from esgbatch.config.model import Config
 from esgbatch.config.salvage import Essentials, salvage
 from esgbatch.config.secrets import keep_from_dumps
-from esgbatch.deadline import today
+from esgbatch.deadline import moment, today
 from esgbatch.errors import BatchError, ConfigError, ExitCode, StopRequested
 from esgbatch.job import Job
 from esgbatch.observability import logs
@@ -118,7 +118,8 @@ def _watched(essentials: Essentials, business_date: date, log: Sequence[Listener
     told = Broadcast(log)
     desk = open_desk(essentials, CLOCK, told)
     desk.begin()
-    rules = Rules(essentials.alerts, business_date, essentials.zone)
+    nine = moment(business_date, essentials.job.deadline, essentials.zone).timestamp()
+    rules = Rules(essentials.alerts, business_date, essentials.zone, nine)
     heartbeat = Heartbeat(essentials.metrics.heartbeat_url, told)
     watch = _Watch(AlertListener(rules, desk, CLOCK), desk, heartbeat)
     try:

@@ -17,6 +17,7 @@ MEANINGS: dict[int, str] = {
     18: "the deadline passed: resume",
     19: "nothing to resume, deliver or approve for this date: look at the date",
     20: "doctor found a problem: fix before tonight",
+    21: "watchdog found no file of that date: the run is late, failed, withheld or missing; people are told",
     22: "the audit trail is broken: keep it as it is, and tell those who answer for security",
     130: "stopped by SIGINT; state is safe: resume",
     143: "stopped by SIGTERM; state is safe: resume",

@@ -39,7 +39,7 @@ class Result:
 
 def run(job: Job, business_date: date, *, limit: int | None, deadline: Deadline) -> Result:
     """Do the date's whole job; go on where an earlier call left off; say so where it is done."""
-    with _hold(job, business_date, "run"):
+    with _hold(job, business_date, "run", deadline):
         found = job.records.runs.find(business_date)
         if found is None:
             found = job.records.runs.create(business_date, _columns(job), limit)
@@ -52,7 +52,7 @@ def run(job: Job, business_date: date, *, limit: int | None, deadline: Deadline)
 
 def resume(job: Job, business_date: date, *, deadline: Deadline) -> Result:
     """Go on from the last committed state."""
-    with _hold(job, business_date, "resume"):
+    with _hold(job, business_date, "resume", deadline):
         found = _find(job, business_date)
         if found.stage is Stage.DELIVERED:
             return _already(job, found)
@@ -61,7 +61,7 @@ def resume(job: Job, business_date: date, *, deadline: Deadline) -> Result:
 
 def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, deadline: Deadline) -> Result:
     """Rate some accounts again (None: all failed ones) and make the next revision of the file."""
-    with _hold(job, business_date, "rerun"):
+    with _hold(job, business_date, "rerun", deadline):
         found = _find(job, business_date)
         if found.stage in (Stage.LISTING, Stage.RATING):
             raise WrongUsage(
@@ -82,7 +82,8 @@ def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, d
 
 def deliver(job: Job, business_date: date) -> Result:
     """Deliver the sealed file, again if it was delivered before; the ESG API is not called."""
-    with _hold(job, business_date, "deliver"):
+    deadline = Deadline(None, job.clock)
+    with _hold(job, business_date, "deliver", deadline):
         found = _find(job, business_date)
         if found.stage is Stage.WITHHELD:
             raise Withheld("The file is withheld by a quality gate.")
@@ -91,12 +92,12 @@ def deliver(job: Job, business_date: date) -> Result:
                 f"The run of {business_date} has no sealed file yet; its stage is {found.stage}.",
                 advice=f"`esgbatch resume --date {business_date}`",
             )
-        return _execute(job, found, "deliver", Deadline(None, job.clock))
+        return _execute(job, found, "deliver", deadline)
 
 
 def approve(job: Job, business_date: date, *, by: str, reason: str, deadline: Deadline) -> Result:
     """Release a withheld file, and send it on its way."""
-    with _hold(job, business_date, "approve"):
+    with _hold(job, business_date, "approve", deadline):
         found = _find(job, business_date)
         if found.stage is not Stage.WITHHELD:
             raise NothingToDo(f"No file of {business_date} is withheld; the run's stage is {found.stage}.")
@@ -130,8 +131,8 @@ def choose_deadline(
 
 
 @contextmanager
-def _hold(job: Job, business_date: date, command: str) -> Iterator[None]:
-    with lease(job.config.job.state_dir, business_date, command) as died:
+def _hold(job: Job, business_date: date, command: str, deadline: Deadline) -> Iterator[None]:
+    with lease(job.config.job.state_dir, business_date, command, deadline.at) as died:
         if died is not None:
             job.listener.event("taken_over", previous=str(died))
         yield
