@@ -101,9 +101,9 @@ class Rules:
         code = error.code if isinstance(error, BatchError | StopRequested) else ExitCode.BUG
         if code in NO_ALERT:
             return
-        if now >= self._deadline and code in (ExitCode.SIGINT, ExitCode.SIGTERM):
-            code = ExitCode.DEADLINE  # the watchdog ended what had not ended by itself
         name = OF_THEIR_OWN.get(code, Name.JOB_FAILED)
+        if code in (ExitCode.SIGINT, ExitCode.SIGTERM) and now >= self._deadline:
+            name = Name.DEADLINE_PASSED  # the watchdog ended what had not ended by itself
         figures: dict[str, object] = {"exit_code": int(code)}
         if self._last is not None:
             figures |= {"done": self._last.done, "accounts": self._last.total, "failed": self._last.failed}

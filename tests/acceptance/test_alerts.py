@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from datetime import time as time_of_day
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from esgbatch.deadline import moment
 from tests.acceptance.alerts import mails, paged, pages, plain, subjects
 from tests.acceptance.firm import DAY, TestFirm, firm, stop
 
@@ -100,7 +105,8 @@ def test_a_stop_signal_does_not_wait_for_a_frozen_mail_server(tmp_path: Path):
             stop(process, signal.SIGTERM)
             assert time.monotonic() - began < 5
         assert process.returncode == 143
-        assert [path.name for path in outbox(each)] == [f"{DAY}.job_failed.json"]
+        (kept,) = outbox(each)
+        assert json.loads(kept.read_text())["figures"]["exit_code"] == 143
 
 
 def test_a_failure_before_there_is_a_run_is_told(small: TestFirm):
@@ -174,3 +180,56 @@ def test_no_secret_no_account_and_no_score_is_told(small: TestFirm):
         assert account not in told
     assert small.server.places.mail.password not in told
     assert small.books.name(21) not in told
+
+
+def at_eight_fifty_nine(firm: TestFirm, seconds: float) -> subprocess.Popen[str]:
+    """The run of the day, in a process whose clock says that so many seconds are left to nine."""
+    nine = moment(DAY, time_of_day(9), ZoneInfo("America/Chicago")).timestamp()
+    code = (
+        "import time\nfrom esgbatch.cli import context\n"
+        "class Clock(context.SystemClock):\n"
+        "    def time(self): return time.time() + SHIFT\n"
+        "SHIFT = float(__import__('os').environ['NINE']) - time.time()\n"
+        "context.CLOCK = Clock()\n"
+        "from esgbatch.cli.app import main\nmain()\n"
+    )
+    command = [sys.executable, "-c", code, *firm.command("run", "--date", DAY.isoformat())[3:]]
+    environment = os.environ | firm.environment | {"NINE": str(nine - seconds)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_deadline_that_cannot_be_met_is_foretold_and_then_passes_with_18(tmp_path: Path):
+    with firm(tmp_path, 2000, rate=50) as each, at_eight_fifty_nine(each, 20) as process:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 18, err
+        assert f"esgbatch resume --date {DAY}" in err
+        assert sorted(paged(each.server.places)) == [
+            ("resolve", "deadline_at_risk"),
+            ("trigger", "deadline_at_risk"),
+            ("trigger", "deadline_passed"),
+        ]
+        assert paged(each.server.places)[0] == ("trigger", "deadline_at_risk")
+        risk, *_ = pages(each.server.places)
+        assert " accounts of 2,000 would fit by 08:59" in risk["payload"]["summary"]
+        assert "late" in risk["payload"]["summary"]
+        told = [json.loads(line) for line in (each.folder / "logs" / f"esgbatch-{DAY:%Y%m%d}.jsonl").open()]
+        assert [line["event"] for line in told if line["event"].startswith("deadline_")] == ["deadline_at_risk"]
+        assert subjects(each.server.places) == [f"deadline at risk, {DAY}", f"deadline passed, {DAY}"]
+
+
+def test_a_partial_delivery_is_in_time_and_says_so(tmp_path: Path):
+    with firm(tmp_path, 2000, rate=50) as each:
+        each.environment |= {
+            "ESGBATCH_JOB__ON_DEADLINE": "deliver_partial",
+            "ESGBATCH_QUALITY__MAX_FAILED_PERCENT": "100",
+        }
+        with at_eight_fifty_nine(each, 20) as process:
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert each.manifest()["partial"] is True
+        assert ("trigger", "partial_delivery") in paged(each.server.places)
+        (page,) = [page for page in pages(each.server.places) if page["dedup_key"].endswith("partial_delivery")]
+        assert "of 2,000 accounts were not attempted" in page["payload"]["summary"]
+        each.environment["ESGBATCH_RATINGS__RATE_LIMIT"] = "1000"
+        each.run("rerun", "--failed")
+        assert ("resolve", "partial_delivery") in paged(each.server.places)

@@ -374,7 +374,7 @@ def smtp_server(replies: dict[str, bytes], commands: list[str]) -> tuple[int, Ca
 @pytest.mark.parametrize(
     ("replies", "security", "words"),
     [
-        ({"RCPT": b"550 no such user\r\n"}, "none", "does not take recipient 1 of 2: 550 no such user"),
+        ({"RCPT": b"550 no such user\r\n"}, "none", "does not take recipient 1 of 1: 550 no such user"),
         ({}, "starttls", "STARTTLS extension not supported"),
         ({"": b"421 too busy\r\n"}, "none", "does not do what is needed: 421 too busy"),
     ],

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import requests
 
 from esgbatch.alerting.email import said, session, trouble
+from esgbatch.alerting.pagerduty import enqueue
 from esgbatch.config.model import Web
 from esgbatch.errors import ConfigError, DoctorFailed
 from esgbatch.http.session import explain, open_session
@@ -46,11 +47,10 @@ def pagerduty(setup: Setup) -> Iterator[Finding]:
     config = setup.config.alerts.pagerduty
     assert config is not None
     key = config.routing_key.reveal()
-    url = f"{config.url.rstrip('/')}/v2/enqueue"
     advice = "look at alerts.pagerduty.url and what stands between, then `esgbatch doctor`"
-    with _web_trouble("PagerDuty", url, advice):
-        status = _status(url, min(config.timeout, PATIENCE), event={})
-    host = urlsplit(url).hostname
+    with _web_trouble("PagerDuty", config.url, advice):
+        status = enqueue(config, {}, min(config.timeout, PATIENCE))
+    host = urlsplit(config.url).hostname
     if status == 429:
         yield warn(f"{host} answers, and takes no events for the moment (HTTP 429)")
     elif status != INVALID_EVENT:
@@ -93,13 +93,12 @@ def heartbeat(setup: Setup) -> Iterator[Finding]:
     yield ok(f"{host} has an address")
 
 
-def _status(url: str, timeout: float, *, event: object = None) -> int:
-    with closing(open_session(Web())) as session:
-        method = "GET" if event is None else "POST"
-        with session.request(
-            method, url, json=event, timeout=timeout, allow_redirects=False, stream=True
-        ) as response:
-            return response.status_code
+def _status(url: str, timeout: float) -> int:
+    with (
+        closing(open_session(Web())) as session,
+        session.get(url, timeout=timeout, allow_redirects=False, stream=True) as response,
+    ):
+        return response.status_code
 
 
 @contextmanager
