@@ -53,9 +53,9 @@ def report(
     html is the whole night in one file for a browser, with the trend of N (30) days;
     csv is for spreadsheets and analysts: a line a day. The columns are in docs/history.md.
     """
-    from esgbatch.cli.looking import send_report, write_report
+    from esgbatch.cli import reporting
 
     if send:
-        send_report(config, date, days)
+        reporting.send(config, date, days)
     else:
-        write_report(config, date, days, form=format, output=output)
+        reporting.write(config, date, days, form=format, output=output)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from esgbatch import manifest
-from esgbatch.cli import looking
+from esgbatch.cli import reporting
 from esgbatch.cli.context import CLOCK, the_date, working_job
 from esgbatch.config.load import load
 from esgbatch.deadline import Deadline
@@ -31,7 +31,7 @@ def play(accounts: int, rate: float | None) -> None:
         opened = folder / manifest.plain_name(day)
         desk.decrypt(delivered, opened)
     report = folder / "report.html"
-    looking.write_report(path, day, None, form="html", output=report)
+    reporting.write(path, day, None, form="html", output=report)
     print(render(result.summary, config.zone))
     print(f"Delivered file   {delivered}")
     print(f"Manifest         {delivered.with_name(manifest.manifest_name(day))}")

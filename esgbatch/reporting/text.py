@@ -46,11 +46,11 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
         yield _line("Still to do", tally.pending + tally.deferred)
     if run.approval is not None:
         yield ""
-        yield f"Approved by {run.approval.by}, {_time(run.approval.at, zone, day)}"
+        yield f"Approved by {run.approval.by}, {moment(run.approval.at, zone, day)}"
     for revision in summary.revisions:
         yield ""
-        state = f"delivered {_time(revision.delivered, zone, day)}" if revision.delivered else "not delivered"
-        yield f"Revision {revision.number}, sealed {_time(revision.created, zone, day)}, {state}"
+        state = f"delivered {moment(revision.delivered, zone, day)}" if revision.delivered else "not delivered"
+        yield f"Revision {revision.number}, sealed {moment(revision.created, zone, day)}, {state}"
         if revision.location:
             yield f"  delivered to  {revision.location}"
         yield f"  archive       {revision.sealed.path}"
@@ -61,7 +61,7 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
         yield ""
         yield "Worked on by"
         for execution in summary.executions:
-            yield f"  {_execution(execution, zone, day)}"
+            yield f"  {execution_line(execution, zone, day)}"
 
 
 def _line(label: str, count: int, remark: str = "") -> str:
@@ -73,8 +73,9 @@ def spelled(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counted.items() if count)
 
 
-def _execution(execution: Execution, zone: ZoneInfo, day: date) -> str:
-    start = f"{_time(execution.started, zone, day)}  {execution.command:<8}"
+def execution_line(execution: Execution, zone: ZoneInfo, day: date) -> str:
+    """Who worked on it when, how long, and how it ended."""
+    start = f"{moment(execution.started, zone, day)}  {execution.command:<8}"
     if execution.ended is None or execution.exit_code is None:
         return f"{start} at work, or died: process {execution.pid} on {execution.host}"
     seconds = (execution.ended - execution.started).total_seconds()
@@ -110,7 +111,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _time(moment: datetime | None, zone: ZoneInfo, day: date) -> str:
+def moment(moment: datetime | None, zone: ZoneInfo, day: date) -> str:
     """In the job's zone; with its date where that is not the business date."""
     if moment is None:
         return ""
