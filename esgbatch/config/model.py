@@ -188,19 +188,23 @@ class Web(Section):
 
 
 class Accounts(Web):
-    source: Literal["rest", "csv", "sql"] = "rest"
+    source: Literal["rest", "csv", "sql"] = Field("rest", description="where the list comes from")
     url: OptionalWebUrl = Field("", description="rest: the address of the list")
     params: dict[str, str] = Field(
         {"status": "active"}, description="rest: query parameters of every page's request"
     )
-    paging: Literal["cursor", "offset", "page", "link", "none"] = "cursor"
-    page_size: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    paging: Literal["cursor", "offset", "page", "link", "none"] = Field(
+        "cursor", description="rest: how the next page is asked for; link is the RFC 8288 header"
+    )
+    page_size: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        1000, description="rest: rows asked for in a page"
+    )
     size_param: str = Field("limit", description="the page size's parameter; empty: not sent")
-    cursor_param: Text = "cursor"
+    cursor_param: Text = Field("cursor", description="the cursor's parameter")
     next_cursor: JMESPath = Field("nextCursor", description="JMESPath of the next page's cursor")
-    offset_param: Text = "offset"
-    page_param: Text = "page"
-    first_page: int = 1
+    offset_param: Text = Field("offset", description="the parameter of the number of rows before the page")
+    page_param: Text = Field("page", description="the parameter of the page's number")
+    first_page: int = Field(1, description="the first page's number")
     items: JMESPath = Field("accounts", description="JMESPath of the list in a page")
     id: Text = Field("accountId", description="JMESPath in an item (rest), or the column's name (csv, sql)")
     name: Text = Field("accountName", description="likewise")
@@ -297,7 +301,7 @@ MAX_THREADS = 4096
 
 class Ratings(Web):
     url: WebUrl = Field(description="holds {account_id}, which is percent-encoded (RFC 3986, 2.1)")
-    method: Literal["GET", "POST"] = "GET"
+    method: Literal["GET", "POST"] = Field("GET", description="how a rating is asked for")
     body: dict[str, Any] | None = Field(
         None, description="POST: sent as JSON; {account_id} in any text is the account's ID"
     )
@@ -311,15 +315,20 @@ class Ratings(Web):
         256, description="the upper end of auto, over the whole cluster; threads: at most 4096"
     )
     attempts: Count = Field(5, description="charged attempts an account")
-    backoff: Backoff = Backoff()
-    timeout: Timeout = Timeout()
+    backoff: Backoff = Field(
+        Backoff(), description="seconds before a retry: random, up to base x 2^n, at most max"
+    )
+    timeout: Timeout = Field(Timeout(), description="seconds for a connection, and for the whole answer")
     score_range: tuple[Decimal, Decimal] = Field(
         (Decimal(0), Decimal(100)), description="lowest and highest allowed score, after rounding"
     )
     max_hold: Seconds = Field(3600.0, description="seconds to wait out an outage where no deadline binds")
     engine: Literal["threads", "dask"] = Field("threads", description="dask: on the workers of [ratings.dask]")
     dask: Dask | None = Field(None, description="the cluster, read where engine is dask")
-    scores: Annotated[list[Score], Field(min_length=1)] = list(DEFAULT_SCORES)
+    scores: Annotated[list[Score], Field(min_length=1)] = Field(
+        list(DEFAULT_SCORES),
+        description="the score columns in the file's order: title, and JMESPath in the answer",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Ratings:
@@ -371,9 +380,9 @@ class Checkpoint(Section):
 
 class Csv(Section):
     guard_formulas: bool = Field(True, description="a leading ' before text that a spreadsheet would run")
-    id_column: Text = "Account ID"
-    name_column: Text = "Account Name"
-    status_column: Text = "Processing Status"
+    id_column: Text = Field("Account ID", description="the title of the IDs' column")
+    name_column: Text = Field("Account Name", description="the title of the names' column")
+    status_column: Text = Field("Processing Status", description="the title of the last column")
 
 
 class Encryption(Section):
@@ -381,7 +390,7 @@ class Encryption(Section):
     fingerprints: Annotated[list[Fingerprint], Field(min_length=1)] = Field(
         description="the recipients' primary keys' full fingerprints; must match the files exactly"
     )
-    compression: Literal["none", "zlib"] = "none"
+    compression: Literal["none", "zlib"] = Field("none", description="zlib: smaller, and slower to make")
     sign_with: Path | None = Field(None, description="a secret key file: the file is signed, too")
     passphrase: Secret | None = Field(None, description="the signing key's")
     gpg: str = Field("gpg", description="the gpg program")
@@ -394,16 +403,16 @@ class Encryption(Section):
 
 
 class Delivery(Section):
-    host: Text
-    port: Annotated[int, Field(ge=1, le=65535)] = 22
-    username: Text
+    host: Text = Field(description="the SFTP server")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(22, description="its port")
+    username: Text = Field(description="our user there")
     private_key: Path = Field(description="an OpenSSH private key file; others must not be able to read it")
     passphrase: Secret | None = Field(None, description="the private key's")
     known_hosts: Path = Field(description="the server's host key; an unknown key is never accepted")
     directory: Text = Field(description="the drop folder; it must exist")
     mode: FileMode = Field("0640", description="the delivered files' mode")
     timeout: Seconds = Field(30.0, description="seconds that any single answer of the server may take")
-    attempts: Count = 5
+    attempts: Count = Field(5, description="for the whole upload")
     remote_consumes_file: bool = Field(
         False, description="the receiver takes files away at once: nothing is checked after the rename"
     )
@@ -423,16 +432,18 @@ class Quality(Section):
 
 
 class Email(Section):
-    host: Text
-    port: Annotated[int, Field(ge=1, le=65535)] = 587
-    security: Literal["starttls", "tls", "none"] = "starttls"
+    host: Text = Field(description="the SMTP server")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(587, description="its port; 465 is usual for tls")
+    security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="how the connection is encrypted"
+    )
     username: str = Field("", description="may be left out together with password")
-    password: Secret | None = None
-    sender: Text
+    password: Secret | None = Field(None, description="the user's")
+    sender: Text = Field(description="the address that mails come from")
     recipients: Annotated[list[Text], Field(min_length=1)] = Field(description="who gets alerts")
     report_recipients: list[Text] = Field([], description="who gets the daily report")
-    ca_bundle: str = ""
-    timeout: Seconds = 30.0
+    ca_bundle: str = Field("", description="a PEM file of the CAs to trust instead of the system's")
+    timeout: Seconds = Field(30.0, description="seconds that any single answer of the server may take")
 
     @model_validator(mode="after")
     def _login_is_whole(self) -> Email:
@@ -442,9 +453,9 @@ class Email(Section):
 
 
 class PagerDuty(Section):
-    routing_key: Secret
+    routing_key: Secret = Field(description="the Events API v2 integration's key")
     url: WebUrl = Field("https://events.pagerduty.com", description="another base URL for tests and proxies")
-    timeout: Seconds = 10.0
+    timeout: Seconds = Field(10.0, description="seconds for one event")
 
 
 class Alerts(Section):
@@ -454,19 +465,21 @@ class Alerts(Section):
 
 
 class Logging(Section):
-    directory: Path = Path("/var/log/esgbatch")
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    directory: Path = Field(
+        Path("/var/log/esgbatch"), description="the folder of esgbatch-YYYYMMDD.jsonl and errors-YYYYMMDD.jsonl"
+    )
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged, and above")
 
 
 class Metrics(Section):
     textfile: str = Field("", description="a file for node_exporter's textfile collector")
-    pushgateway: OptionalWebUrl = ""
+    pushgateway: OptionalWebUrl = Field("", description="a Prometheus Pushgateway's URL")
     heartbeat_url: OptionalWebUrl = Field("", description="a dead man's switch: URL, URL/start, URL/fail")
 
 
 class Retention(Section):
     files_days: Count = Field(2555, description="archived files and manifests")
-    logs_days: Count = 400
+    logs_days: Count = Field(400, description="log and error files")
     ratings_days: Count = Field(30, description="scores and names in the checkpoint")
 
 

@@ -10,9 +10,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from esgbatch.checkpoint import tables, views
+from esgbatch.checkpoint import history, tables, views
 from esgbatch.checkpoint.database import Database
-from esgbatch.checkpoint.history import MOST_SAMPLES
 from esgbatch.errors import CheckpointError
 from esgbatch.model import Execution, Histogram, Receipt, Run, Sample, Snapshot, Stage, Step
 from tests.checkpoints import DAY, Books, sealed, to_first_version
@@ -274,14 +273,16 @@ def test_samples_are_kept_beside_the_snapshot_oldest_first(books: Books) -> None
         assert list(others.history.samples(other)) == []
 
 
-def test_a_long_night_is_thinned_and_keeps_its_ends(books: Books) -> None:
+def test_a_long_night_is_thinned_and_keeps_its_ends(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 20
+    monkeypatch.setattr(history, "MOST_SAMPLES", most)
     run = books.enrolled()
     snapshot = Snapshot(at=0.0, stage=Stage.RATING, done=0, total=5)
-    for second in range(2 * MOST_SAMPLES):
+    for second in range(3 * most):
         books.history.show(run, snapshot, Sample(at=float(second), done=second))
     kept = books.history.samples(run)
-    assert MOST_SAMPLES / 2 < len(kept) <= MOST_SAMPLES
-    assert [kept[0].done, kept[-1].done] == [0, 2 * MOST_SAMPLES - 1]
+    assert most / 2 < len(kept) <= most
+    assert [kept[0].done, kept[-1].done] == [0, 3 * most - 1]
     assert [each.done for each in kept] == sorted(each.done for each in kept)
 
 

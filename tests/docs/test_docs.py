@@ -18,6 +18,7 @@ import typer.main
 
 from esgbatch.cli.app import app
 from esgbatch.cli.exits import MEANINGS
+from esgbatch.config import document
 from esgbatch.config.load import load
 from esgbatch.config.model import Config, Section
 from esgbatch.deadline import moment
@@ -147,6 +148,17 @@ def test_the_template_names_every_section_that_works():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             unknown = set(written[name]) - set(field.annotation.model_fields)
             assert not unknown
+
+
+def test_the_configuration_page_is_what_the_types_say():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == document.render(), "run scripts/configuration-docs"
+
+
+def test_every_key_is_explained():
+    told = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", document.render(), re.MULTILINE)
+    assert len(told) > 80
+    assert [key for key, meaning in told if not meaning.strip()] == []
 
 
 # --- the crontab ------------------------------------------------------------------------------
