@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +48,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The job with everything it needs; `wiring.build_job` makes it."""
+    """The job with everything it needs; `wiring.build_job` makes it.
+
+    `own(business_date, command)` holds the run against other hosts.
+    """
 
     config: Config
     config_sha256: str
@@ -61,6 +64,7 @@ class Job:
     listener: Listener
     clock: Clock
     stop: StopSignal
+    own: Callable[[date, str], AbstractContextManager[None]] = lambda _date, _command: nullcontext()
     measured: Measured = field(default_factory=Measured)
 
     @contextmanager

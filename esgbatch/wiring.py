@@ -22,6 +22,7 @@ from esgbatch.checkpoint.history import SqlHistory
 from esgbatch.checkpoint.ledger import SqlLedger
 from esgbatch.checkpoint.masterkey import ConfiguredKeys, FileKeys, Rotatable
 from esgbatch.checkpoint.outcomes import SqlOutcomes
+from esgbatch.checkpoint.ownership import ownership
 from esgbatch.checkpoint.runs import SqlRuns
 from esgbatch.compliance.audit import FILE_NAME, AuditTrail, load_or_create_key
 from esgbatch.config.load import fingerprint
@@ -55,6 +56,7 @@ def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal
         ConfigError, CheckpointError: the state folder or the database cannot be used.
     """
     state_dir = open_state(config)
+    database = open_checkpoint(config)
     return Job(
         config=config,
         config_sha256=fingerprint(config),
@@ -64,11 +66,12 @@ def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal
         ),
         encryptor=GpgEncryptor(config.encryption, keyring(state_dir), now=clock.time),
         courier=SftpCourier(config.delivery, clock, listener),
-        records=open_records(open_checkpoint(config), clock, listener),
+        records=open_records(database, clock, listener),
         audit=open_audit(state_dir),
         listener=listener,
         clock=clock,
         stop=stop,
+        own=partial(ownership, database),
     )
 
 

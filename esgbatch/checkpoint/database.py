@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from esgbatch.checkpoint import migration, tables, views
+from esgbatch.checkpoint import migration, postgresql, tables, views
 from esgbatch.checkpoint.vault import MasterKeys, NoKeys, Vault
 from esgbatch.errors import CheckpointError, ConfigError, NothingToDo
 
 BUSY_SECONDS = 60
 CREATING = 0x45534742  # PostgreSQL's number of the lock under which tables are made
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Database:
@@ -28,8 +30,11 @@ class Database:
 
     On SQLite a writer takes the lock at BEGIN (so that it never has to upgrade a read
     lock and fail), waits for another one up to a minute, and every commit is synced:
-    in batches this costs no more than less.
+    in batches this costs no more than less. On PostgreSQL a write is committed once,
+    whenever the connection breaks, and `fence`, where it is set, looks at each before.
     """
+
+    fence: Callable[[Connection], None] | None = None
 
     def __init__(self, url: str | URL, *, create: bool = True, keys: MasterKeys | None = None) -> None:
         """Open, and with `create` make the tables. Names and scores need `keys`, figures do not.
@@ -65,14 +70,28 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A read transaction; never blocks the writer."""
-        with _translated(), self._engine.begin() as connection:
+        with translated(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A write transaction: all of it is durable when the block ends, or none."""
-        with _translated(), self._writer.begin() as connection:
-            yield connection
+        with translated(), self._writer.connect() as connection:
+            pg = connection.dialect.name == "postgresql"
+            with postgresql.transaction(self._engine, connection) if pg else connection.begin():
+                if self.fence is not None:
+                    self.fence(connection)
+                yield connection
+
+    @property
+    def dialect(self) -> str:
+        return self._engine.dialect.name
+
+    def connect_alone(self) -> Connection:
+        """A connection that is no other's, outside transactions; whoever wants it closes it."""
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()
+        return connection
 
     def close(self) -> None:
         self.vault.forget()
@@ -87,12 +106,12 @@ class Database:
         Raises:
             CheckpointError: somebody reads or writes all the time.
         """
-        with _translated():
+        with translated():
             if self._engine.dialect.name == "sqlite":
                 self._outside_transactions("VACUUM")
             else:
                 with self._engine.connect() as connection:
-                    connection.execution_options(isolation_level="AUTOCOMMIT")
+                    connection.execution_options(isolation_level="AUTOCOMMIT", patient=True)
                     connection.exec_driver_sql("VACUUM FULL accounts")
         self.empty_log()
 
@@ -105,7 +124,7 @@ class Database:
         if self._engine.dialect.name != "sqlite":
             return
         until = time.monotonic() + BUSY_SECONDS
-        with _translated():
+        with translated():
             while self._outside_transactions("PRAGMA wal_checkpoint(TRUNCATE)")[0]:
                 if time.monotonic() > until:
                     raise CheckpointError(
@@ -150,7 +169,9 @@ class Database:
 
 def _engine(url: str | URL) -> Engine:
     try:
-        engine = create_engine(url)
+        url = make_url(url)
+        libpq = url.get_driver_name() in ("psycopg", "psycopg2")
+        engine = create_engine(url, connect_args=postgresql.connect_arguments(url) if libpq else {})
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigError(f"checkpoint.url cannot be used, its driver is not installed: {error}.") from None
     except (ArgumentError, ValueError):
@@ -161,6 +182,8 @@ def _engine(url: str | URL) -> Engine:
         ) from None
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine)
+    if libpq:
+        postgresql.prepare(engine)
     return engine
 
 
@@ -208,8 +231,35 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
             return
 
 
+class _Book(Protocol):
+    """What stands on a database."""
+
+    _database: Database
+
+
+B = TypeVar("B", bound=_Book)
+
+
+def steadfast(method: Callable[Concatenate[B, P], T]) -> Callable[Concatenate[B, P], T]:
+    """Make a method of one transaction wait for a lost database to come back, up to a minute."""
+
+    @wraps(method)
+    def call(self: B, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        until = time.monotonic() + postgresql.RECONNECT_SECONDS
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except postgresql.ConnectionLost:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.5)
+
+    return call
+
+
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Make every trouble of the database one kind of error, in words without a row."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
@@ -218,7 +268,10 @@ def _translated() -> Iterator[None]:
         words = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         # sqlite3 quotes a text that is no UTF-8.
         words = words.partition(" with text ")[0]
-        raise CheckpointError(f"The checkpoint database failed: {words}.") from None
+        told = f"The checkpoint database failed: {words}."
+        if isinstance(error, DBAPIError) and not isinstance(cause, sqlite3.Error) and postgresql.is_lost(error):
+            raise postgresql.ConnectionLost(told) from None
+        raise CheckpointError(told) from None
 
 
 def describe(url: str) -> str:

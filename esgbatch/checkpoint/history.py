@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 
 from sqlalchemy import Connection, RowMapping, delete, func, select, update
 
-from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.database import Database, steadfast
 from esgbatch.checkpoint.tables import executions, runs, samples, snapshots
 from esgbatch.model import Execution, Run, Sample, Snapshot, Stage
 from esgbatch.ports import Clock
@@ -27,6 +27,7 @@ class SqlHistory:
         self._database = database
         self._clock = clock
 
+    @steadfast
     def begin(self, run: Run, command: str) -> int:
         """Note that this process works on the run; returns the execution's key."""
         with self._database.writing() as connection:
@@ -48,6 +49,7 @@ class SqlHistory:
         assert key is not None
         return int(key[0])
 
+    @steadfast
     def end(self, execution: int, exit_code: int, error: str | None) -> None:
         """Note how it ended."""
         with self._database.writing() as connection:
@@ -57,6 +59,7 @@ class SqlHistory:
                 .values(ended=self._clock.time(), exit_code=exit_code, error=error)
             )
 
+    @steadfast
     def measured(
         self,
         execution: int,
@@ -79,6 +82,7 @@ class SqlHistory:
                 )
             )
 
+    @steadfast
     def executions(self, run: Run) -> tuple[Execution, ...]:
         """Every process that worked on the run, oldest first."""
         with self._database.reading() as connection:
@@ -87,6 +91,7 @@ class SqlHistory:
             ).mappings()
             return tuple(_execution(row) for row in rows)
 
+    @steadfast
     def show(self, run: Run, snapshot: Snapshot, sample: Sample | None = None) -> None:
         """Let `status` in another shell see this; a sample is also kept, for the report."""
         text = json.dumps(asdict(snapshot))
@@ -100,6 +105,7 @@ class SqlHistory:
                 connection.execute(samples.insert().values(run=run.number, **asdict(sample)))
                 _thin(connection, run)
 
+    @steadfast
     def samples(self, run: Run) -> Sequence[Sample]:
         """How the run went, oldest first."""
         names = [field.name for field in fields(Sample)]
@@ -111,6 +117,7 @@ class SqlHistory:
             )
             return [Sample(*row) for row in rows]
 
+    @steadfast
     def snapshot(self, run: Run) -> Snapshot | None:
         """What the job at work has last shown."""
         with self._database.reading() as connection:
@@ -120,6 +127,7 @@ class SqlHistory:
         told = json.loads(text)
         return Snapshot(**told | {"stage": Stage(told["stage"])})
 
+    @steadfast
     def dates(self, since: date, until: date) -> Sequence[date]:
         """The business dates with a run, oldest first; both ends are included."""
         with self._database.reading() as connection:

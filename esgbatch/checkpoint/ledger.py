@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import RowMapping, select, update
 
-from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.database import Database, steadfast
 from esgbatch.checkpoint.tables import delivery_steps, revisions, runs
 from esgbatch.model import Digest, Histogram, Receipt, Revision, Run, SealedFile, Stage, Step
 from esgbatch.ports import Clock
@@ -26,6 +26,7 @@ class SqlLedger:
         self._database = database
         self._clock = clock
 
+    @steadfast
     def sealed(self, run: Run, revision: Revision) -> None:
         """Register a whole file, and enter the delivery stage, in one transaction."""
         sealed = revision.sealed
@@ -50,6 +51,7 @@ class SqlLedger:
             )
             connection.execute(update(runs).where(runs.c.number == run.number).values(stage=Stage.DELIVERING))
 
+    @steadfast
     def revisions(self, run: Run) -> tuple[Revision, ...]:
         """Every sealed file of the run, oldest first."""
         with self._database.reading() as connection:
@@ -58,6 +60,7 @@ class SqlLedger:
             ).mappings()
             return tuple(_revision(row) for row in rows)
 
+    @steadfast
     def last_delivered_before(self, run: Run) -> Revision | None:
         """The last whole file that was delivered for an earlier business date.
 
@@ -91,6 +94,7 @@ class SqlLedger:
             ),
         )
 
+    @steadfast
     def steps(self, run: Run) -> Sequence[Step]:
         """The steps noted for the revision in the making since its delivery last began."""
         with self._database.reading() as connection:
@@ -105,6 +109,7 @@ class SqlLedger:
         last = max((at for at, step in enumerate(noted) if step is Step.RECORDED), default=-1)
         return noted[last + 1 :]
 
+    @steadfast
     def note(self, run: Run, step: Step, detail: str) -> None:
         """Write a step down; it is on disk when this returns."""
         with self._database.writing() as connection:
@@ -118,6 +123,7 @@ class SqlLedger:
                 )
             )
 
+    @steadfast
     def delivered(self, run: Run, receipt: Receipt) -> None:
         """Record the delivery, and with it the end of the run, in one transaction."""
         now = self._clock.time()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, case, func, select, update
+from sqlalchemy import Select, bindparam, case, func, select, update
 
-from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.database import Database, steadfast
 from esgbatch.checkpoint.tables import accounts
 from esgbatch.checkpoint.vault import RunCipher
 from esgbatch.model import Failure, Held, Outcome, Reason, Row, Run, State, Tally, Work
@@ -21,6 +21,7 @@ class SqlOutcomes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @steadfast
     def pending(self, run: Run, state: State, after: int, limit: int) -> Sequence[Work]:
         """The next accounts in `state` behind position `after`, in order."""
         with self._database.reading() as connection:
@@ -32,6 +33,7 @@ class SqlOutcomes:
             )
             return [Work(position, account_id) for position, account_id in rows]
 
+    @steadfast
     def record(self, run: Run, outcomes: Sequence[Outcome]) -> None:
         """Commit a batch. Attempts add up over the passes of a run."""
         if not outcomes:
@@ -58,6 +60,7 @@ class SqlOutcomes:
                 ],
             )
 
+    @steadfast
     def close_open(self, run: Run) -> None:
         """No time is left: the put off are `unavailable`, the never rated `not_attempted`."""
         with self._database.writing() as connection:
@@ -73,6 +76,7 @@ class SqlOutcomes:
                 )
             )
 
+    @steadfast
     def tally(self, run: Run) -> Tally:
         with self._database.reading() as connection:
             counted = connection.execute(
@@ -145,13 +149,14 @@ class SqlOutcomes:
         if state is not None:
             statement = statement.where(accounts.c.state == state)
         after = -1
-        while True:
-            with self._database.reading() as connection:
-                page = connection.execute(statement, {"after": after}).all()
-            if not page:
-                return
+        while page := self._page(statement, after):
             yield from page
             after = page[-1][0]
+
+    @steadfast
+    def _page(self, statement: Select[Any], after: int) -> Sequence[Any]:
+        with self._database.reading() as connection:
+            return connection.execute(statement, {"after": after}).all()
 
 
 def _row(cipher: RunCipher, position: int, account_id: str, name: bytes, scores: bytes | None) -> Row:

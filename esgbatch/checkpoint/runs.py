@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, null, select, update
 
-from esgbatch.checkpoint.database import Database, batched
+from esgbatch.checkpoint.database import Database, batched, steadfast
 from esgbatch.checkpoint.enrolment import PAGE, Enrolment
 from esgbatch.checkpoint.tables import accounts, runs
 from esgbatch.errors import AccountSystemError, NothingToDo, WrongUsage
@@ -27,6 +27,7 @@ class SqlRuns:
         self._clock = clock
         self._listener = listener
 
+    @steadfast
     def find(self, business_date: date) -> Run | None:
         with self._database.reading() as connection:
             row = (
@@ -59,12 +60,14 @@ class SqlRuns:
         assert found is not None
         return found
 
+    @steadfast
     def advance(self, run: Run, stage: Stage) -> Run:
         """Enter the next stage."""
         with self._database.writing() as connection:
             connection.execute(update(runs).where(runs.c.number == run.number).values(stage=stage))
         return replace(run, stage=stage)
 
+    @steadfast
     def approve(self, run: Run, approval: Approval) -> Run:
         """Let a withheld revision go on to be sealed."""
         noted = {
@@ -122,6 +125,7 @@ class SqlRuns:
         )
         return replace(run, census=census, stage=Stage.RATING)
 
+    @steadfast
     def reopen(self, run: Run, account_ids: Sequence[str] | None) -> Run:
         """Begin the next revision: rate the named accounts again, or with None all failed ones.
 

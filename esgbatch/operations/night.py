@@ -135,7 +135,8 @@ def _hold(job: Job, business_date: date, command: str, deadline: Deadline) -> It
     with lease(job.config.job.state_dir, business_date, command, deadline.at) as died:
         if died is not None:
             job.listener.event("taken_over", previous=str(died))
-        yield
+        with job.own(business_date, command):
+            yield
 
 
 def _find(job: Job, business_date: date) -> Run:

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import update
 
 from esgbatch.checkpoint import database as database_module
-from esgbatch.checkpoint import tables
+from esgbatch.checkpoint import postgresql, tables
 from esgbatch.checkpoint.database import Database, describe
 from esgbatch.checkpoint.runs import SqlRuns
 from esgbatch.errors import CheckpointError, ConfigError, NothingToDo
@@ -232,7 +232,8 @@ def test_a_password_is_never_shown(postgres: Postgres) -> None:
 # --- PostgreSQL -------------------------------------------------------------------------------
 
 
-def test_a_server_that_fails_in_the_night_has_kept_what_was_committed() -> None:
+def test_a_server_that_fails_in_the_night_has_kept_what_was_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "RECONNECT_SECONDS", 0.0)
     with Postgres() as server, Books(server.url) as books:
         run = books.enrolled(3)
         books.outcomes.record(run, [success(0)])
