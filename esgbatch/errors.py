@@ -15,6 +15,7 @@
     ├── Withheld              14   a quality gate keeps the file back
     ├── EncryptionError       15
     ├── DeliveryError         16
+    │   ├── SealedFileMissing      it is not on this machine: another one sealed it
     │   └── HostKeyMismatch        never retried: this may be an attack
     ├── CheckpointError       17
     ├── DeadlinePassed        18
@@ -144,6 +145,13 @@ class EncryptionError(BatchError):
 class DeliveryError(BatchError):
     code = ExitCode.DELIVERY
     default_advice = "the sealed file is kept; when the SFTP server is well: `esgbatch deliver --date {date}`"
+
+
+class SealedFileMissing(DeliveryError):
+    default_advice = (
+        "bring it back to its place from the host that sealed it or from a backup, then "
+        "`esgbatch deliver --date {date}`"
+    )
 
 
 class HostKeyMismatch(DeliveryError):

@@ -12,7 +12,7 @@ from typing import Protocol
 from esgbatch import manifest, quality
 from esgbatch.config.model import Config
 from esgbatch.deadline import Deadline
-from esgbatch.errors import BatchError, DeadlinePassed, EncryptionError, Withheld
+from esgbatch.errors import BatchError, DeadlinePassed, EncryptionError, SealedFileMissing, Withheld
 from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.stage import Rating
 from esgbatch.fetching.ticket import Ended, Pace
@@ -217,7 +217,7 @@ def seal(job: Job, run: Run, scores: quality.Distribution) -> Run:
         tally,
         sealed,
         created=job.now,
-        supersedes=next(iter(job.records.ledger.revisions(run)[-1:]), None),
+        supersedes=_before(job, run),
         partial=partial,
         config_sha256=job.config_sha256,
         audit_anchor=str(anchor),
@@ -236,6 +236,16 @@ def seal(job: Job, run: Run, scores: quality.Distribution) -> Run:
     return replace(run, stage=Stage.DELIVERING)
 
 
+def seal_again(job: Job, run: Run, lost: Revision) -> Run:
+    """Make the sealed file once more from the committed rows: the host that had it is gone.
+
+    It is the same revision, since the old file reached nobody: the drop folder was looked
+    at first. The gates have been passed, and are not asked again.
+    """
+    job.listener.event("sealed_file_missing", revision=lost.number)
+    return seal(job, run, quality.Distribution(lost.means, lost.histograms))
+
+
 def deliver(job: Job, run: Run) -> Run:
     """Bring the revision in the making to the drop folder, once, and record it."""
     revision = job.records.ledger.revisions(run)[-1]
@@ -245,7 +255,7 @@ def deliver(job: Job, run: Run) -> Run:
         digest=revision.sealed.encrypted,
         manifest_name=manifest.manifest_name(run.business_date),
         manifest=revision.manifest,
-        token=f"{run.run_id[:12]}-r{revision.number}",
+        token=f"{run.run_id[:12]}-r{revision.number}-{revision.sealed.encrypted.sha256[:8]}",
     )
     repeated = run.stage is Stage.DELIVERED
     began = job.now
@@ -255,7 +265,12 @@ def deliver(job: Job, run: Run) -> Run:
         job.records.ledger.note(run, step, detail)
         job.listener.event("delivery_step", step=step, detail=detail)
 
-    receipt = job.courier.deliver(package, done=job.records.ledger.steps(run), note=note)
+    try:
+        receipt = job.courier.deliver(package, done=job.records.ledger.steps(run), note=note)
+    except SealedFileMissing:
+        if repeated:
+            raise
+        return deliver(job, seal_again(job, run, revision))
     _audit(
         job,
         run,
@@ -278,6 +293,12 @@ def deliver(job: Job, run: Run) -> Run:
         not_attempted=tally.failed_by.get(Reason.NOT_ATTEMPTED, 0),
     )
     return replace(run, stage=Stage.DELIVERED)
+
+
+def _before(job: Job, run: Run) -> Revision | None:
+    """The sealed file that the one in the making supersedes."""
+    earlier = [each for each in job.records.ledger.revisions(run) if each.number < run.revision]
+    return earlier[-1] if earlier else None
 
 
 def _archive_path(state_dir: Path, run: Run) -> Path:

@@ -65,7 +65,7 @@ def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal
             config, listener, clock, stop, deadline_binds=deadline_binds, tick=tick
         ),
         encryptor=GpgEncryptor(config.encryption, keyring(state_dir), now=clock.time),
-        courier=SftpCourier(config.delivery, clock, listener),
+        courier=SftpCourier(config.delivery, clock, listener, before_replacing=database.require_ours),
         records=open_records(database, clock, listener),
         audit=open_audit(state_dir),
         listener=listener,

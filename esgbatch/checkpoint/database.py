@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import make_url
@@ -23,6 +23,23 @@ BUSY_SECONDS = 60
 CREATING = 0x45534742  # PostgreSQL's number of the lock under which tables are made
 T = TypeVar("T")
 P = ParamSpec("P")
+
+
+def steadfast(function: Callable[P, T]) -> Callable[P, T]:
+    """Make a function of one transaction wait for a lost database to come back, up to a minute."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        until = time.monotonic() + postgresql.RECONNECT_SECONDS
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except postgresql.ConnectionLost:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.5)
+
+    return call
 
 
 class Database:
@@ -82,6 +99,17 @@ class Database:
                 if self.fence is not None:
                     self.fence(connection)
                 yield connection
+
+    @steadfast
+    def require_ours(self) -> None:
+        """Look at the `fence` without writing, before what no transaction protects.
+
+        Raises:
+            RunHeld: somebody else has taken the run over.
+        """
+        if self.fence is not None:
+            with self.writing():
+                pass
 
     @property
     def dialect(self) -> str:
@@ -229,32 +257,6 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-class _Book(Protocol):
-    """What stands on a database."""
-
-    _database: Database
-
-
-B = TypeVar("B", bound=_Book)
-
-
-def steadfast(method: Callable[Concatenate[B, P], T]) -> Callable[Concatenate[B, P], T]:
-    """Make a method of one transaction wait for a lost database to come back, up to a minute."""
-
-    @wraps(method)
-    def call(self: B, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        until = time.monotonic() + postgresql.RECONNECT_SECONDS
-        while True:
-            try:
-                return method(self, *args, **kwargs)
-            except postgresql.ConnectionLost:
-                if time.monotonic() >= until:
-                    raise
-            time.sleep(0.5)
-
-    return call
 
 
 @contextmanager

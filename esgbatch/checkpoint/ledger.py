@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import RowMapping, select, update
+from sqlalchemy import RowMapping, delete, select, update
 
 from esgbatch.checkpoint.database import Database, steadfast
 from esgbatch.checkpoint.tables import delivery_steps, revisions, runs
@@ -28,9 +28,16 @@ class SqlLedger:
 
     @steadfast
     def sealed(self, run: Run, revision: Revision) -> None:
-        """Register a whole file, and enter the delivery stage, in one transaction."""
+        """Register a whole file, and enter the delivery stage, in one transaction.
+
+        It takes the place of one of the same revision that was lost before its delivery.
+        """
         sealed = revision.sealed
         with self._database.writing() as connection:
+            for table in (delivery_steps, revisions):
+                mine = (table.c.run == run.number) & (table.c.revision == revision.number)
+                undelivered = mine & revisions.c.delivered.is_(None) if table is revisions else mine
+                connection.execute(delete(table).where(undelivered))
             connection.execute(
                 revisions.insert().values(
                     run=run.number,

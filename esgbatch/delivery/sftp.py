@@ -14,7 +14,7 @@ from typing import BinaryIO
 from esgbatch.config.model import Delivery
 from esgbatch.delivery.client import UNEXPLAINED, SftpClient
 from esgbatch.delivery.session import PASSING, REPLIES, open_session
-from esgbatch.errors import DeliveryError
+from esgbatch.errors import DeliveryError, SealedFileMissing
 from esgbatch.model import Digest, Package, Receipt, Step
 from esgbatch.ports import Clock, Listener
 
@@ -60,10 +60,19 @@ class SftpCourier:
     after `RENAMING` a temporary file that is gone has been renamed.
     """
 
-    def __init__(self, config: Delivery, clock: Clock, listener: Listener) -> None:
+    def __init__(
+        self,
+        config: Delivery,
+        clock: Clock,
+        listener: Listener,
+        *,
+        before_replacing: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`before_replacing` is called before each rename over a final name, and may raise."""
         self._config = config
         self._clock = clock
         self._listener = listener
+        self._before_replacing = before_replacing
 
     def deliver(self, package: Package, *, done: Sequence[Step], note: Callable[[Step, str], None]) -> Receipt:
         """Deliver once, however often this is called; see `ports.Courier`.
@@ -158,6 +167,8 @@ class SftpCourier:
     def _upload(self, sftp: SftpClient, item: _Item) -> None:
         try:
             source = item.open()
+        except FileNotFoundError as error:
+            raise SealedFileMissing(f"The sealed file cannot be read: {error.strerror}.") from error
         except OSError as error:
             raise DeliveryError(f"The sealed file cannot be read: {error.strerror}.") from error
         with source:
@@ -175,6 +186,7 @@ class SftpCourier:
             )
 
     def _replace(self, sftp: SftpClient, item: _Item) -> None:
+        self._before_replacing()
         try:
             sftp.replace(item.temporary, item.final)
         except (TimeoutError, PermissionError, FileNotFoundError):
