@@ -108,9 +108,11 @@ environment = "sandbox"
 
 [accounts]
 url = {text(places.accounts_url)}
+ca_bundle = {text(places.ca_bundle)}
 
 [ratings]
 url = {text(places.ratings_url)}
+ca_bundle = {text(places.ca_bundle)}
 rate_limit = {rate or UNLIMITED}
 {_ratings_auth(places, secret)}
 

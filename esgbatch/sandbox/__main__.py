@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         add(_flag(name), type=type(default), default=default, help=f"{text} ({default})")
     add("--ignore-status", action="store_true", help="list inactive accounts whatever is asked for")
     add("--no-auth", action="store_true", help="the ESG API wants no token")
+    add(
+        "--tls", action="store_true", help="account system, login and ESG API speak https, by a CA of their own"
+    )
     add("--mail-security", choices=("starttls", "none"), default="starttls")
     faults = parser.add_argument_group("faults, switched at run time by POST {control}/faults")
     for each in fields(Faults):

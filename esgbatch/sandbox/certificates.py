@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def make_certificates(folder: Path) -> tuple[Path, Path]:
     server_path.touch(0o600)
     server_path.write_bytes(server.public_bytes(serialization.Encoding.PEM) + private)
     return ca_path, server_path
+
+
+def server_tls(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """Make certificates in `folder`: the CA's file for the clients, and the server's side."""
+    ca_path, server_path = make_certificates(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_path)
+    return ca_path, context
 
 
 def _name(text: str) -> x509.Name:

@@ -74,6 +74,31 @@ class Window:
             times.popleft()
 
 
+class Arrivals:
+    """When requests came: monotonic seconds, the same for every process of this machine."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.last: float | None = None
+        self.by_second = array("I")
+        self._window = Window()
+
+    @property
+    def most(self) -> int:
+        """The most in any second."""
+        return self._window.most
+
+    def add(self, now: float) -> None:
+        self._window.add(now)
+        if self.first is None:
+            self.first = now
+        self.last = now
+        second = int(now - self.first)
+        if second >= len(self.by_second):
+            self.by_second.extend([0] * (second + 1 - len(self.by_second)))
+        self.by_second[second] += 1
+
+
 class EsgApi:
     def __init__(self, firm: Firm, dice: Dice, board: Board, login: Login | None, as_of: str) -> None:
         self._firm = firm
@@ -82,7 +107,7 @@ class EsgApi:
         self._login = login
         self._opening = f'", "asOf": "{as_of}", "scores": {{'
         self._attempts = array("I", [0]) * firm.accounts
-        self._arrivals = Window()
+        self._arrivals = Arrivals()
         self._taken = Window()
         self._since_hold = 0
         self._hold_ends = 0.0
@@ -94,6 +119,9 @@ class EsgApi:
         attempts = Counter(self._attempts)
         return {
             "max_per_second": self._arrivals.most,
+            "first_arrival": self._arrivals.first,
+            "last_arrival": self._arrivals.last,
+            "arrivals_by_second": self._arrivals.by_second.tolist(),
             "during_retry_after": self._held,
             "unknown_accounts": self._unknown,
             "accounts_by_attempts": {str(number): attempts[number] for number in sorted(attempts)},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from esgbatch.sandbox.certificates import make_certificates
+from esgbatch.sandbox.certificates import server_tls
 from esgbatch.sandbox.dice import Dice
 from esgbatch.sandbox.faults import Board
 
@@ -29,9 +29,7 @@ class MailSink:
         self._board = board
         self._context: ssl.SSLContext | None = None
         if starttls:
-            self.ca, certificate = make_certificates(keys)
-            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._context.load_cert_chain(certificate)
+            self.ca, self._context = server_tls(keys)
 
     async def start(self) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(self._connection, "127.0.0.1", 0)

@@ -53,7 +53,10 @@ class PagerPlace:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """`accounts_urls` has one address for each paging style, `ratings_url` holds `{account_id}`."""
+    """`accounts_urls` has one address for each paging style, `ratings_url` holds `{account_id}`.
+
+    With `--tls`, `ca_bundle` is the file of the CA of account system, login and ESG API.
+    """
 
     pid: int
     root: str
@@ -65,6 +68,7 @@ class Places:
     mail: MailPlace
     pager: PagerPlace
     control_url: str
+    ca_bundle: str = ""
 
     @property
     def accounts_url(self) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+from esgbatch.sandbox.certificates import server_tls
 from esgbatch.sandbox.control import Control, Counts
 from esgbatch.sandbox.data import Firm
 from esgbatch.sandbox.dice import Dice
@@ -36,6 +38,7 @@ class Options:
     odd_ids: int = 17
     ignore_status: bool = False
     auth: bool = True
+    tls: bool = False
     token_lifetime: float = 3600.0
     mail_security: Literal["starttls", "none"] = "starttls"
     faults: Faults = field(default_factory=Faults)
@@ -59,7 +62,8 @@ class Sandbox:
         self._options = options
         self._root = root = options.root.resolve()
         self._mail_folder, self._events, keys = root / "mail", root / "pager.jsonl", root / "keys"
-        for folder in (root, self._mail_folder, keys):
+        web_keys = keys / "web"
+        for folder in (root, self._mail_folder, keys, web_keys):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         dice, board, firm = Dice(options.seed), Board(options.faults), options.firm()
         self._routing_key = dice.text(b"routing key", 0)
@@ -71,8 +75,13 @@ class Sandbox:
         esg = EsgApi(firm, dice, board, login if options.auth else None, yesterday)
         pager = Pager(self._events, dice, board)
         system = AccountSystem(firm, board, ignore_status=options.ignore_status)
-        self._accounts_web, self._esg_web = Service(system.handle), Service(esg.handle)
-        self._login_web, self._pager_web = Service(login.handle), Service(pager.handle)
+        tls: ssl.SSLContext | None = None
+        self._web_ca = ""
+        if options.tls:
+            ca_path, tls = server_tls(web_keys)
+            self._web_ca = str(ca_path)
+        self._accounts_web, self._esg_web = Service(system.handle, tls), Service(esg.handle, tls)
+        self._login_web, self._pager_web = Service(login.handle, tls), Service(pager.handle)
         counters: dict[str, Counts] = {
             "accounts": self._accounts_web.counts,
             "esg": lambda: self._esg_web.counts() | esg.counts(),
@@ -129,4 +138,5 @@ class Sandbox:
             ),
             pager=PagerPlace(self._pager_web.url, self._routing_key, str(self._events)),
             control_url=self._control_web.url,
+            ca_bundle=self._web_ca,
         )

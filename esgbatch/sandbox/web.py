@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -69,8 +70,10 @@ def problem(status: int, text: str, headers: bytes = JSON) -> Reply:
 class Service:
     """One listening port: what answers there, and what has been counted."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
+        """With `tls` it speaks https only."""
         self.handler = handler
+        self._tls = tls
         self.connections = 0
         self.statuses: Counter[int] = Counter()
         self.fates: Counter[Fate] = Counter()
@@ -81,13 +84,15 @@ class Service:
     async def start(self) -> asyncio.Server:
         """Listen on a free loopback port."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(self, loop), "127.0.0.1", 0, backlog=4096)
+        server = await loop.create_server(
+            lambda: Connection(self, loop), "127.0.0.1", 0, backlog=4096, ssl=self._tls
+        )
         self.port = server.sockets[0].getsockname()[1]
         return server
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def counts(self) -> dict[str, object]:
         """The counters, for the control endpoint."""

@@ -95,6 +95,26 @@ def test_a_whole_list_and_ratings_over_one_connection_each(shared: RunningSandbo
     assert after["login"]["issued"] - before["login"]["issued"] == 1
 
 
+def test_with_tls_the_web_servers_have_a_certificate_of_the_sandboxs_own_ca(tmp_path: Path) -> None:
+    with sandbox("--root", str(tmp_path), "--tls") as running:
+        places = running.places
+        trusted = ssl.create_default_context(cafile=places.ca_bundle)
+        for url, status in (
+            (places.accounts_url, 200),
+            (places.ratings_url, 401),
+            (places.login.token_url, 405),
+        ):
+            where = urllib.parse.urlsplit(url)
+            assert where.scheme == "https"
+            web = http.client.HTTPSConnection(where.netloc, timeout=10, context=trusted)
+            web.request("GET", urllib.parse.quote(where.path))
+            assert web.getresponse().status == status
+            web.close()
+        stranger = http.client.HTTPSConnection(urllib.parse.urlsplit(places.ratings_url).netloc, timeout=10)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            stranger.connect()
+
+
 def test_pipelined_requests_are_answered_in_order_and_bad_ones_refused(shared: RunningSandbox) -> None:
     address = urllib.parse.urlsplit(shared.places.accounts_urls["cursor"])
     wanted = [250, 1, 1000, 3]
