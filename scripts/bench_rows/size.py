@@ -1,0 +1,156 @@
+"""A million accounts: memory, enrolment, resume, and what comes after the last answer."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from scripts.bench_rows.figures import Figure, Scale, compared, measured, row
+from scripts.bench_rows.processes import run
+from scripts.bench_rows.site import DAY, PEERS, ROOT, SEED, Site, site
+from tests.acceptance.sshd import Sshd
+
+MILLION = 1_000_000
+MOST_MIB = 120
+PREPARE = (sys.executable, "-m", "scripts.bench_rows.prepare")
+
+
+@row("memory", "peak memory of the whole job at 1,000,000 accounts against 100,000")
+def memory(scale: Scale, folder: Path) -> Iterator[Figure]:
+    peaks = []
+    for accounts in (scale.accounts(MILLION), scale.accounts(MILLION // 10)):
+        with site(folder / str(len(peaks)), accounts) as place:
+            peaks.append(place.job("state", "run").peak)
+    large, small = peaks
+    ratio = large / small
+    yield Figure(
+        "memory",
+        "peak memory at 1,000,000 accounts",
+        f"{large:.0f} MiB",
+        f"{small:.0f} MiB at 100,000",
+        f"{ratio:.2f} x",
+        f"≤ 1.1 x, ≤ {MOST_MIB} MB",
+        (ratio <= 1.1 and large * 1.048576 <= MOST_MIB) if scale.is_full else None,
+        {"ours": peaks},
+    )
+
+
+@row("closing", "from the last answer to the delivered file, against raw gpg and OpenSSH's sftp")
+def closing(scale: Scale, folder: Path) -> Iterator[Figure]:
+    accounts = scale.accounts(MILLION)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with site(folder, accounts) as place, Sshd(folder / "sshd") as sshd:
+        _prepare(place, "prepared", accounts, accounts - 1)
+        for number in range(scale.rounds(5)):
+            ours.append(_close(place, sshd, f"state{number}"))
+            theirs.append(_raw(place, sshd, folder / f"raw{number}"))
+    yield compared(
+        "closing",
+        f"last answer to delivered file, {accounts:,} rows",
+        ours,
+        theirs,
+        scale=scale,
+        unit="s",
+        peer="gpg + OpenSSH's sftp",
+        at_most=1.5,
+    )
+
+
+@row("resume", "with half of 1,000,000 accounts done: to the first request at the server")
+def resume(scale: Scale, folder: Path) -> Iterator[Figure]:
+    accounts = scale.accounts(MILLION)
+    seconds = []
+    with site(folder, accounts) as place:
+        _prepare(place, "prepared", accounts, accounts // 2)
+    for number in range(scale.rounds(5)):
+        with site(folder / str(number), accounts) as place:
+            shutil.copytree(folder / "prepared", place.folder / "state")
+            used = place.job(
+                "state",
+                "resume",
+                codes=(0, 143),
+                stop_when=lambda _, place=place: bool(place.esg()["requests"]),
+            )
+            seconds.append(place.esg()["first_arrival"] - used.began)
+    middle = median(seconds)
+    yield measured(
+        "resume",
+        f"resume with {accounts // 2:,} of {accounts:,} done, to the first request",
+        seconds,
+        f"{middle:.2f} s ({min(seconds):.2f} to {max(seconds):.2f})",
+        scale=scale,
+        target="≤ 2 s",
+        met=middle <= 2,
+    )
+
+
+@row("enrolment", "enrolment of 1,000,000 accounts against sqlite3's executemany of the same rows")
+def enrolment(scale: Scale, folder: Path) -> Iterator[Figure]:
+    accounts = scale.accounts(MILLION)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with site(folder, 1) as place:
+        for number in range(scale.rounds(3)):
+            ours.append(_prepare(place, f"state{number}", accounts, 0))
+            log = folder / f"raw{number}.log"
+            command = [
+                sys.executable,
+                PEERS / "executemany.py",
+                folder / f"raw{number}",
+                str(accounts),
+                str(SEED),
+            ]
+            run(command, log, environment={"PYTHONPATH": str(ROOT)})
+            theirs.append(float(log.read_text()))
+    yield compared(
+        "enrolment",
+        f"enrolment of {accounts:,} accounts",
+        ours,
+        theirs,
+        scale=scale,
+        unit="s",
+        peer="sqlite3 executemany",
+        at_most=2.0,
+    )
+
+
+def _prepare(place: Site, state: str, accounts: int, done: int) -> float:
+    """A state folder in the middle of a night; returns the seconds of the enrolment."""
+    log = place.folder / f"{state}.log"
+    command = [*PREPARE, place.config, DAY, str(accounts), str(done), str(SEED)]
+    run(command, log, environment={**place.environment(state), "PYTHONPATH": str(ROOT)})
+    return float(log.read_text().split()[0])
+
+
+def _close(place: Site, sshd: Sshd, state: str) -> float:
+    """Rate the one account that is left, and see when the manifest, which comes last, lies there."""
+    for each in sshd.drop.iterdir():
+        each.unlink()
+    shutil.copytree(place.folder / "prepared", place.folder / state)
+    delivery = {
+        "PORT": sshd.port,
+        "USERNAME": sshd.username,
+        "PRIVATE_KEY": sshd.client_key,
+        "KNOWN_HOSTS": sshd.known_hosts,
+        "DIRECTORY": sshd.drop,
+    }
+    place.job(state, "resume", **{f"DELIVERY__{key}": value for key, value in delivery.items()})
+    arrived = next(sshd.drop.glob("*.manifest.json")).stat().st_ctime
+    plain = place.folder / "FirmESGRatings.csv"
+    if not plain.exists():
+        place.desk.decrypt(next(sshd.drop.glob("*.pgp")), plain)
+    shutil.rmtree(place.folder / state)
+    return arrived - (place.esg()["last_arrival"] + time.time() - time.monotonic())
+
+
+def _raw(place: Site, sshd: Sshd, folder: Path) -> float:
+    folder.mkdir()
+    plain = place.folder / "FirmESGRatings.csv"
+    where = (sshd.host, str(sshd.port), sshd.username, sshd.client_key, sshd.known_hosts, sshd.drop)
+    used = run([PEERS / "gpg_sftp", plain, place.desk.public_key, folder, *where], folder / "log")
+    return used.seconds

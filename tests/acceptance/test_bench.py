@@ -1,0 +1,60 @@
+"""The benchmark runs through, so that it cannot rot; what its figures are says nothing here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts.bench_rows.figures import Figure
+from scripts.bench_rows.table import BEGIN, END, write
+
+ROOT = Path(__file__).parents[2]
+BENCH = ROOT / "scripts" / "bench"
+
+
+def test_a_small_benchmark_measures_every_row(tmp_path: Path):
+    target, page = tmp_path / "figures.json", tmp_path / "performance.md"
+    page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    ended = subprocess.run(
+        [sys.executable, BENCH, "--quick", "--json", target, "--write", page],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    figures = json.loads(target.read_text())["rows"]
+    measured = {each["name"] for each in figures}
+    assert measured >= {"throughput", "connections", "quota-50", "latency-tail", "memory", "closing", "status"}
+    assert all(each["met"] is None for each in figures), "a small run gives no verdict"
+    assert all(min(samples) >= 0 for each in figures for samples in each["samples"].values())
+    written = page.read_text()
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
+    assert {line.split("|")[1].strip() for line in written.splitlines() if line.startswith("| ")} > measured
+
+
+def test_rows_are_chosen_by_the_beginning_of_their_names():
+    listed = subprocess.run(
+        [sys.executable, BENCH, "--list"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {"quota-50", "cpu-scrapy", "enrolment"} <= {line.split()[0] for line in listed.stdout.splitlines()}
+    unknown = subprocess.run(
+        [sys.executable, BENCH, "quote"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert unknown.returncode == 2
+    assert "there is no row 'quote'" in unknown.stderr
+
+
+def test_rows_measured_elsewhere_do_not_stay_in_the_table(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    first, second = (Figure(name, "what", "1") for name in ("first", "second"))
+    write(page, [first], "one machine", "2026-11-24")
+    write(page, [second], "one machine", "2026-11-25")
+    assert "| first |" in page.read_text()
+    assert "| second |" in page.read_text()
+    write(page, [second], "another machine", "2026-11-26")
+    assert "| first |" not in page.read_text()
