@@ -1,6 +1,7 @@
 """The control endpoint: `GET /stats`, `GET /faults`, `POST /faults` with some of the fields of `Faults`.
 
-A posted `"revoke_tokens": true` makes every token issued up to now worthless, once.
+Two things happen once, when they are posted: `"revoke_tokens": true` makes every token issued
+up to now worthless, `"forget_arrivals": true` lets the ESG API count arrivals from now on.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from esgbatch.sandbox.faults import BadFault, Board
-from esgbatch.sandbox.login import Login
 from esgbatch.sandbox.web import JSON, Reply, Request, problem, reply_json
 
 Counts = Callable[[], dict[str, object]]
 
 
 class Control:
-    def __init__(self, board: Board, login: Login, counters: Mapping[str, Counts]) -> None:
+    def __init__(
+        self, board: Board, actions: Mapping[str, Callable[[], None]], counters: Mapping[str, Counts]
+    ) -> None:
         self._board = board
-        self._login = login
+        self._actions = actions
         self._counters = counters
 
     def handle(self, request: Request) -> Reply:
@@ -41,11 +43,11 @@ class Control:
             return problem(400, "the body is no JSON")
         if not isinstance(changes, dict):
             return problem(400, "the body is no JSON object")
-        revoke = changes.pop("revoke_tokens", False)
+        wanted = [name for name in self._actions if changes.pop(name, False) is True]
         try:
             self._board.change(changes)
         except BadFault as error:
             return problem(400, str(error))
-        if revoke is True:
-            self._login.revoke()
+        for name in wanted:
+            self._actions[name]()
         return reply_json(200, asdict(self._board.current()))

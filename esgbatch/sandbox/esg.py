@@ -128,6 +128,10 @@ class EsgApi:
             "faulty_attempts": {key: fault.attempts for key, fault in self._board.accounts.items()},
         }
 
+    def forget_arrivals(self) -> None:
+        """Begin to count them anew."""
+        self._arrivals = Arrivals()
+
     def handle(self, request: Request) -> Reply:
         now = time.monotonic()
         self._arrivals.add(now)

@@ -42,7 +42,7 @@ class RunningSandbox:
         return self._ask("/stats", None)
 
     def switch(self, **faults: Any) -> dict[str, Any]:
-        """Switch fields of `faults.Faults`, or `revoke_tokens=True`; returns all that is in force."""
+        """Switch fields of `faults.Faults`, or do what `control.py` lists; returns all that is in force."""
         return self._ask("/faults", json.dumps(faults).encode())
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class Sandbox:
             "mail": self._mail.counts,
             "pager": lambda: self._pager_web.counts() | {"events": pager.events},
         }
-        self._control_web = Service(Control(board, login, counters).handle)
+        actions = {"revoke_tokens": login.revoke, "forget_arrivals": esg.forget_arrivals}
+        self._control_web = Service(Control(board, actions, counters).handle)
 
     async def __aenter__(self) -> Places:
         services = (self._accounts_web, self._esg_web, self._login_web, self._pager_web, self._control_web)

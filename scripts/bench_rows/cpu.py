@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -84,26 +85,32 @@ def _against(scale: Scale, folder: Path, name: str, peer: str, called: str, at_m
     )
 
 
+@dataclass(frozen=True)
 class _Run:
     """What a run used, and what the ESG API saw of it."""
 
-    def __init__(self, place: Site, used: Used) -> None:
-        counted = place.esg()
-        self.used = used
-        self.connections = counted["connections"]
-        seconds = counted["last_arrival"] - counted["first_arrival"]
-        self.per_second = place.accounts / seconds
+    used: Used
+    connections: int
+    per_second: float
 
 
 def _rounds(folder: Path, accounts: int, peer: str, rounds: int) -> Iterator[tuple[_Run, _Run]]:
-    """The job and the peer in turn, each with fresh servers; what they deliver must be the same."""
+    """The job and the peer in turn; what they deliver must be the same."""
     set_up_peers()
-    for number in range(rounds):
-        with site(folder / f"ours{number}", accounts) as place:
-            mine = _Run(place, place.job("state", "run"))
-            expected = place.expected()
+    with site(folder, accounts) as place:
+        expected = place.expected()
+        for number in range(rounds):
+            mine = _seen(place, lambda state=f"state{number}": place.job(state, "run"))
             assert place.delivered() == expected, "the job's file is wrong"
-        with site(folder / f"theirs{number}", accounts) as place:
-            other = _Run(place, place.peer(peer, "peer"))
-            assert lines(place.folder / "peer" / "ratings.csv") == expected, "the peer's file is wrong"
-        yield mine, other
+            other = _seen(place, lambda target=f"peer{number}": place.peer(peer, target))
+            assert lines(place.folder / f"peer{number}" / "ratings.csv") == expected, "the peer's file is wrong"
+            yield mine, other
+
+
+def _seen(place: Site, start: Callable[[], Used]) -> _Run:
+    place.server.switch(forget_arrivals=True)
+    before = place.esg()["connections"]
+    used = start()
+    counted = place.esg()
+    seconds = counted["last_arrival"] - counted["first_arrival"]
+    return _Run(used, counted["connections"] - before, place.accounts / seconds)

@@ -81,11 +81,12 @@ class Site:
         return counted
 
     def delivered(self) -> list[str]:
-        """The lines of the file in the drop folder, sorted, without the header."""
-        drop = Path(self.server.places.sftp.folder)
-        sealed = next(drop.rglob("*.csv.pgp"))
+        """The lines of the file in the drop folder, sorted, without the header; the folder is empty then."""
         opened = self.folder / "opened.csv"
-        self.desk.decrypt(sealed, opened)
+        for each in Path(self.server.places.sftp.folder).rglob("*.*"):
+            if each.suffix == ".pgp":
+                self.desk.decrypt(each, opened)
+            each.unlink()
         return lines(opened)
 
     def expected(self) -> list[str]:

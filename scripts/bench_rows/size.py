@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -67,16 +68,17 @@ def resume(scale: Scale, folder: Path) -> Iterator[Figure]:
     seconds = []
     with site(folder, accounts) as place:
         _prepare(place, "prepared", accounts, accounts // 2)
-    for number in range(scale.rounds(5)):
-        with site(folder / str(number), accounts) as place:
-            shutil.copytree(folder / "prepared", place.folder / "state")
+        for number in range(scale.rounds(5)):
+            shutil.copytree(folder / "prepared", folder / f"state{number}")
+            place.server.switch(forget_arrivals=True)
             used = place.job(
-                "state",
+                f"state{number}",
                 "resume",
-                codes=(0, 143),
-                stop_when=lambda _, place=place: bool(place.esg()["requests"]),
+                codes=(0, 143, -signal.SIGTERM),
+                stop_when=lambda _: place.esg()["first_arrival"] is not None,
             )
             seconds.append(place.esg()["first_arrival"] - used.began)
+            shutil.rmtree(folder / f"state{number}")
     middle = median(seconds)
     yield measured(
         "resume",

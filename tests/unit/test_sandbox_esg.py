@@ -195,6 +195,8 @@ def test_the_rate_limit_lets_through_what_it_says(monkeypatch: pytest.MonkeyPatc
     assert esg.counts()["accounts_by_attempts"] == {"0": 399, "5": 1}
     assert esg.counts()["arrivals_by_second"] == [5, 3]
     assert (esg.counts()["first_arrival"], esg.counts()["last_arrival"]) == (50.0, 51.125)
+    esg.forget_arrivals()
+    assert esg.counts()["arrivals_by_second"] == []
 
 
 def test_everybody_is_told_to_wait_and_who_does_not_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
