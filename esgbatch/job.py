@@ -74,7 +74,8 @@ class Job:
         try:
             yield
         finally:
-            self.measured.stages[name] = round(self.clock.monotonic() - began, 3)
+            seconds = self.measured.stages[name] = round(self.clock.monotonic() - began, 3)
+            self.listener.event("stage_ended", part=name, seconds=seconds)
 
     @property
     def now(self) -> datetime:

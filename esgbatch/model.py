@@ -8,6 +8,9 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
+
+E = TypeVar("E", bound=StrEnum)
 
 # --- what the account system says -------------------------------------------------------------
 
@@ -191,6 +194,11 @@ class Tally:
         return 100.0 * self.failed / self.rows if self.rows else 0.0
 
 
+def by_name(counts: Mapping[E, int]) -> dict[str, int]:
+    """Counts as a log line and JSON take them."""
+    return {str(key): count for key, count in counts.items()}
+
+
 class Stage(StrEnum):
     """Where a run stands. Each stage is entered only after the one before was committed."""
 
@@ -294,11 +302,13 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A running job at one moment, as `status` shows it. Times are seconds since the epoch.
+    """A running job at one moment, as `status` and the metrics show it.
 
-    `eta` is when the present pace would have rated all, `forecast` when the file would be
-    delivered; `at_risk` says that this is after the deadline, and that only `fits` accounts
-    would be done in time.
+    Times are seconds since the epoch, rates are a second. `eta` is when the present pace would
+    have rated all, `forecast` when the file would be delivered; `at_risk` says that this is
+    after the deadline, and that only `fits` accounts would be done in time. `attempts` are this
+    process's; `answers` counts them by verdict, and `latency_within` those with a result by the
+    seconds (as text, so that JSON keeps them) that they did not exceed.
     """
 
     at: float
@@ -306,13 +316,20 @@ class Snapshot:
     done: int
     total: int
     failed: int = 0
+    failed_by: Mapping[str, int] = field(default_factory=dict)
+    deferred: int = 0
     rate: float = 0.0
+    request_rate: float = 0.0
+    rate_limit: float | None = None
     in_flight: int = 0
     concurrency: int = 0
     retries_waiting: int = 0
     attempts: int = 0
     latency_p50: float | None = None
     latency_p95: float | None = None
+    latency_sum: float = 0.0
+    latency_within: Mapping[str, int] = field(default_factory=dict)
+    answers: Mapping[str, int] = field(default_factory=dict)
     held: str = ""
     held_until: float | None = None
     eta: float | None = None

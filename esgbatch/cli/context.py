@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esgbatch.alerting.desk import Desk
 from esgbatch.alerting.listener import AlertListener
@@ -27,6 +28,9 @@ from esgbatch.operations import evidence
 from esgbatch.ports import Listener
 from esgbatch.stopping import StopSignal
 from esgbatch.wiring import build_job, open_desk
+
+if TYPE_CHECKING:
+    from esgbatch.observability.publishing import Publisher
 
 CLOCK = SystemClock()
 
@@ -65,6 +69,21 @@ def read_night_config(path: Path | None, given: date | None) -> Config:
 
 
 @contextmanager
+def _publisher(config: Config, business_date: date) -> Iterator[Sequence[Publisher]]:
+    """Who publishes the metrics, where that is wanted."""
+    settings, environment = config.metrics, config.job.environment
+    if not (settings.textfile or settings.pushgateway):
+        yield ()
+        return
+    from esgbatch.observability.metrics import RunMetrics
+    from esgbatch.observability.publishing import Publisher
+
+    metrics = RunMetrics(environment=environment, business_date=business_date, zone=config.zone, clock=CLOCK)
+    with Publisher(settings, metrics, environment=environment) as publisher:
+        yield (publisher,)
+
+
+@contextmanager
 def working_job(config: Config, business_date: date) -> Iterator[Job]:
     """The job with its logs, progress and alerts, for commands that change something.
 
@@ -75,8 +94,14 @@ def working_job(config: Config, business_date: date) -> Iterator[Job]:
         try:
             logs.configure(config.logging, environment=config.job.environment, business_date=business_date)
             log.append(logs.LogListener())
-            with people_listener(sys.stderr, config.zone, CLOCK) as people:
-                job = build_job(config, Broadcast([*log, people, *watch.listeners]), CLOCK, StopSignal())
+            with (
+                _publisher(config, business_date) as publishers,
+                people_listener(sys.stderr, config.zone, CLOCK) as people,
+            ):
+                listeners = Broadcast([*log, people, *publishers, *watch.listeners])
+                job = build_job(config, listeners, CLOCK, StopSignal())
+                for each in publishers:
+                    each.metrics.know_success(job.records.last_success(today(CLOCK, config.zone)))
                 with evidence.attempt(job, business_date):
                     yield job
         except BaseException as error:

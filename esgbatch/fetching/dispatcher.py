@@ -240,12 +240,12 @@ class Dispatcher:
             self._lost(ticket)
             return
         self.pace.attempts += 1
+        self.pace.answers[answer.verdict] += 1
         ticket.http_status = answer.http_status
         ticket.last_attempt = self._clock.time()
         if answer.verdict is Verdict.LOGIN_REFUSED:
             raise CredentialsRefused(f"The ESG API's login server refused us: {answer.detail}.")
         if answer.verdict is Verdict.TRANSIENT:
-            self.pace.errors += 1
             self._failed(ticket, answer, probed)
             return
         self._alive()
@@ -394,7 +394,7 @@ class Dispatcher:
         scores: tuple[Decimal, ...] = (),
         reason: Reason | None = None,
     ) -> None:
-        self.pace.count(state)
+        self.pace.count(state, reason)
         self._outcomes.append(
             Outcome(
                 position=ticket.work.position,

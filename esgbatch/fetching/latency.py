@@ -7,6 +7,8 @@ from collections import Counter
 
 GROWTH = 1.05
 SMALLEST = 1e-4
+# What the metrics tell apart, in seconds; ESG APIs answer within 0.7 to 13 s.
+BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
 
 
 class LatencyHistogram:
@@ -15,10 +17,22 @@ class LatencyHistogram:
     def __init__(self) -> None:
         self._buckets: Counter[int] = Counter()
         self._total = 0
+        self.sum = 0.0
 
     def add(self, seconds: float) -> None:
         self._buckets[int(math.log(max(seconds, SMALLEST) / SMALLEST, GROWTH))] += 1
         self._total += 1
+        self.sum += seconds
+
+    def within(self) -> dict[str, int]:
+        """How many did not exceed each of `BOUNDS`, and `+Inf`, as Prometheus counts them."""
+        below = {f"{bound:g}": 0 for bound in BOUNDS}
+        for bucket, count in self._buckets.items():
+            middle = SMALLEST * GROWTH ** (bucket + 0.5)
+            for bound in BOUNDS:
+                if middle <= bound:
+                    below[f"{bound:g}"] += count
+        return below | {"+Inf": self._total}
 
     def copy(self) -> LatencyHistogram:
         """As it is now."""
@@ -29,6 +43,7 @@ class LatencyHistogram:
         later = LatencyHistogram()
         later._buckets = self._buckets - earlier._buckets
         later._total = self._total - earlier._total
+        later.sum = self.sum - earlier.sum
         return later
 
     def percentile(self, share: float) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.forecast import Forecast, Forecaster
 from esgbatch.fetching.sampling import Sampler
 from esgbatch.fetching.ticket import Ended, Pace
-from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Work
+from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Work, by_name
 from esgbatch.ports import Clock, Listener, Outcomes
 from esgbatch.records import Records
 
@@ -55,8 +55,9 @@ class Rating:
             span=deadline.remaining(),
             reserve=self._reserve if deadline.binds else reserve(self._start.rows, math.inf),
         )
+        self._limit = rate_limit
         self._last_pass = False
-        self._recent: deque[tuple[float, int]] = deque()
+        self._recent: deque[tuple[float, int, int]] = deque()
         self._show_at = clock.monotonic()
         self._sampler = Sampler(clock.monotonic())
 
@@ -68,6 +69,24 @@ class Rating:
         """
         began = self._clock.monotonic()
         self._listener.event("rating_started", pending=self._start.pending, deferred=self._start.deferred)
+        try:
+            ended = self._passes(dispatcher)
+        finally:
+            pace, now = dispatcher.pace, self._clock.monotonic()
+            self._listener.progress(self._snapshot(pace, now, self._project(pace, now)))
+        tally = self._outcomes.tally(self._run)
+        self._listener.event(
+            "rating_finished",
+            succeeded=tally.succeeded,
+            failed=tally.failed,
+            failed_by=by_name(tally.failed_by),
+            pending=tally.pending + tally.deferred,
+            attempts=dispatcher.pace.attempts,
+            seconds=self._clock.monotonic() - began,
+        )
+        return ended
+
+    def _passes(self, dispatcher: Dispatcher) -> Ended:
         spare = self._reserve if self._partial else 0.0
         ended = dispatcher.run(
             _Backlog(self._run, self._outcomes, State.PENDING),
@@ -87,15 +106,6 @@ class Rating:
                 ended = Ended.STOPPED if last is Ended.STOPPED else Ended.COMPLETE
         if ended is Ended.COMPLETE or (ended is Ended.OUT_OF_TIME and self._partial):
             self._outcomes.close_open(self._run)
-        tally = self._outcomes.tally(self._run)
-        self._listener.event(
-            "rating_finished",
-            succeeded=tally.succeeded,
-            failed=tally.failed,
-            pending=tally.pending + tally.deferred,
-            attempts=dispatcher.pace.attempts,
-            seconds=self._clock.monotonic() - began,
-        )
         return ended
 
     def tick(self, pace: Pace) -> None:
@@ -104,22 +114,30 @@ class Rating:
         if now < self._show_at:
             return
         self._show_at = now + SHOW_SECONDS
-        snapshot = self._snapshot(pace, now)
+        snapshot = self._snapshot(pace, now, self._forecast(pace, now))
         self._listener.progress(snapshot)
         self._history.show(self._run, snapshot, self._sampler.take(now, pace, snapshot))
 
     def _forecast(self, pace: Pace, now: float) -> Forecast:
         """What is in store; its turns are events. The last pass ends in time whatever comes."""
+        forecast = self._project(pace, now)
+        if self._deadline.binds and not self._last_pass and self._forecaster.turned(now, forecast):
+            self._tell(pace, forecast)
+        return forecast
+
+    def _project(self, pace: Pace, now: float) -> Forecast:
         through = pace.succeeded + pace.failed + pace.deferred
         hold = max(0.0, pace.held_until - now)
         self._forecaster.observe(now, through, held=_held(pace, now))
         left = self._start.pending - through
         if self._last_pass:
-            left = self._start.deferred + pace.deferred - (through - self._start.pending)
-        forecast = self._forecaster.project(max(0, left), self._deadline.remaining(), hold)
-        if self._deadline.binds and not self._last_pass and self._forecaster.turned(now, forecast):
-            self._tell(pace, forecast)
-        return forecast
+            left = self._deferred(pace)
+        return self._forecaster.project(max(0, left), self._deadline.remaining(), hold)
+
+    def _deferred(self, pace: Pace) -> int:
+        """How many still await the last pass, which begins when all that were pending are through."""
+        through = pace.succeeded + pace.failed + pace.deferred
+        return self._start.deferred + pace.deferred - max(0, through - self._start.pending)
 
     def _tell(self, pace: Pace, forecast: Forecast) -> None:
         assert self._deadline.at is not None
@@ -140,15 +158,15 @@ class Rating:
     def _done(self, pace: Pace) -> int:
         return self._start.done + pace.succeeded + pace.failed
 
-    def _snapshot(self, pace: Pace, now: float) -> Snapshot:
+    def _snapshot(self, pace: Pace, now: float, forecast: Forecast) -> Snapshot:
         wall = self._clock.time()
         done = self._done(pace)
-        forecast = self._forecast(pace, now)
-        self._recent.append((now, done))
+        self._recent.append((now, done, pace.attempts))
         while self._recent[0][0] < now - RATE_WINDOW:
             self._recent.popleft()
-        since, before = self._recent[0]
-        rate = (done - before) / (now - since) if now > since else 0.0
+        since, done_before, attempts_before = self._recent[0]
+        seconds = now - since
+        rate = (done - done_before) / seconds if seconds > 0 else 0.0
         left = self._start.rows - done
         return Snapshot(
             at=wall,
@@ -156,13 +174,20 @@ class Rating:
             done=done,
             total=self._start.rows,
             failed=self._start.failed + pace.failed,
+            failed_by=by_name(pace.failed_by + Counter(self._start.failed_by)),
+            deferred=self._deferred(pace),
             rate=rate,
+            request_rate=(pace.attempts - attempts_before) / seconds if seconds > 0 else 0.0,
+            rate_limit=self._limit,
             in_flight=pace.in_flight,
             concurrency=pace.concurrency,
             retries_waiting=pace.waiting,
             attempts=pace.attempts,
             latency_p50=pace.latency.percentile(0.5),
             latency_p95=pace.latency.percentile(0.95),
+            latency_sum=pace.latency.sum,
+            latency_within=pace.latency.within(),
+            answers=by_name(pace.answers),
             held=pace.held if _held(pace, now) else "",
             held_until=wall + pace.held_until - now if now < pace.held_until else None,
             eta=wall + left / rate if rate > 0 else None,

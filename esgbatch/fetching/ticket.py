@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from esgbatch.fetching.latency import LatencyHistogram
-from esgbatch.model import Outcome, State, Work
+from esgbatch.model import Outcome, Reason, State, Verdict, Work
 
 
 class Ended(StrEnum):
@@ -58,12 +59,12 @@ class Ticket:
 
 @dataclass(slots=True)
 class Pace:
-    """How the loop stands, for whoever shows it. `held_until` is monotonic; `errors` were transient."""
+    """How the loop stands, for whoever shows it. `held_until` is monotonic; `answers` are the attempts'."""
 
     attempts: int = 0
-    errors: int = 0
+    answers: Counter[Verdict] = field(default_factory=Counter)
     succeeded: int = 0
-    failed: int = 0
+    failed_by: Counter[Reason] = field(default_factory=Counter)
     deferred: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     concurrency: int = 0
@@ -72,10 +73,19 @@ class Pace:
     in_flight: int = 0
     waiting: int = 0
 
-    def count(self, state: State) -> None:
+    @property
+    def failed(self) -> int:
+        return self.failed_by.total()
+
+    @property
+    def errors(self) -> int:
+        """Transient ones."""
+        return self.answers[Verdict.TRANSIENT]
+
+    def count(self, state: State, reason: Reason | None) -> None:
         if state is State.SUCCEEDED:
             self.succeeded += 1
-        elif state is State.FAILED:
-            self.failed += 1
-        else:
+        elif state is State.DEFERRED:
             self.deferred += 1
+        elif reason is not None:
+            self.failed_by[reason] += 1

@@ -78,6 +78,7 @@ EVENTS: Mapping[str, Event] = {
     "delivery_cleanup_failed": Event("WARNING", "leftovers may remain in the drop folder: {error}"),
     "delivered": Event("INFO", "file and manifest are in place: {location}", Stage.DELIVERED),
     "audit_anchored": Event("INFO", "the audit trail ends with {anchor}"),
+    "stage_ended": Event("INFO", "{part} ended after {seconds:.1f} s"),
     "run_finished": Event("INFO", "run finished"),
     "run_failed": Event("ERROR", "run ended with code {exit_code}: {error}"),
     "report_sent": Event("INFO", "the report is mailed to {recipients} recipient(s)"),
@@ -92,6 +93,8 @@ EVENTS: Mapping[str, Event] = {
     "alert_outbox_failed": Event("WARNING", "alerts cannot be kept in the state folder: {error}"),
     "heartbeat_failed": Event("WARNING", "the dead man's switch did not take {ping}: {error}"),
     "progress": Event("INFO", "{done:,} of {total:,} accounts, {rate:.1f}/s, {failed:,} failed"),
+    "metrics_failed": Event("WARNING", "the metrics cannot be given to the {target}: {error}; the job goes on"),
+    "metrics_back": Event("INFO", "the {target} takes the metrics again"),
     "listener_failed": Event("ERROR", "{listener} failed ({error}); it is told once, the job goes on"),
     "log_gap": Event("WARNING", "{lines:,} lines before this one could not be written"),
 }

@@ -25,7 +25,7 @@ from esgbatch.errors import (
     WrongUsage,
 )
 from esgbatch.job import Job, run_job
-from esgbatch.model import Approval, Run, Stage, Summary
+from esgbatch.model import Approval, Run, Stage, Summary, by_name
 from esgbatch.operations import mailing
 
 
@@ -162,6 +162,7 @@ def _execute(job: Job, found: Run, command: str, deadline: Deadline) -> Result:
             f"(it has {', '.join(found.columns)}).",
             advice="restore [[ratings.scores]] for this date",
         )
+    tally = job.records.outcomes.tally(found)
     execution = job.records.history.begin(found, command)
     code: ExitCode = ExitCode.BUG
     error: BaseException | None = None
@@ -172,6 +173,10 @@ def _execute(job: Job, found: Run, command: str, deadline: Deadline) -> Result:
         revision=found.revision,
         stage=found.stage,
         deadline=deadline.at,
+        pending=tally.pending,
+        deferred=tally.deferred,
+        succeeded=tally.succeeded,
+        failed_by=by_name(tally.failed_by),
     )
     try:
         with job.stop.installed(deadline.remaining() if deadline.binds else None):
