@@ -1,4 +1,4 @@
-"""status, report: looking never changes anything."""
+"""status, report, schedule: looking never changes anything."""
 
 from __future__ import annotations
 
@@ -59,3 +59,15 @@ def report(
         reporting.send(config, date, days)
     else:
         reporting.write(config, date, days, form=format, output=output)
+
+
+@app.command(epilog=exits.epilog((0, 1, 2, 10), "shown"))
+def schedule(
+    days: Annotated[int, typer.Option(min=1, max=3660, metavar="N", help="So many business dates.")] = 7,
+    json: AsJson = False,
+    config: ConfigPath = None,
+) -> None:
+    """Show the next starts and deadlines, in the job's zone and in UTC, and when the clocks change."""
+    from esgbatch.cli.planning import show_schedule
+
+    show_schedule(config, days, as_json=json)
