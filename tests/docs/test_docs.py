@@ -166,31 +166,37 @@ def test_every_key_is_explained():
 CHICAGO = ZoneInfo("America/Chicago")
 
 
-def crontab_command() -> tuple[list[str], str]:
-    """The minutes, and the shell command as cron would start it."""
+def crontab_commands() -> list[tuple[list[str], str]]:
+    """The minutes, and the shell command as cron would start it, of each line."""
     lines = [
         line
         for line in (ROOT / "crontab.example").read_text().splitlines()
         if line and not line.startswith("#") and "=" not in line.split()[0]
     ]
-    assert len(lines) == 1
-    minutes, hour, day, month, weekday, user, command = lines[0].split(None, 6)
-    assert (hour, day, month, weekday, user) == ("*", "*", "*", "*", "esgbatch")
-    assert "%" not in command.replace("\\%", ""), "an unescaped % ends a cron command"
-    return minutes.split(","), command.replace("\\%", "%")
+    assert len(lines) == 2
+    found = []
+    for line in lines:
+        minutes, hour, day, month, weekday, user, command = line.split(None, 6)
+        assert (hour, day, month, weekday, user) == ("*", "*", "*", "*", "esgbatch")
+        assert "%" not in command.replace("\\%", ""), "an unescaped % ends a cron command"
+        found.append((minutes.split(","), command.replace("\\%", "%")))
+    return found
 
 
 @pytest.mark.parametrize(
     "day", [date(2026, 3, 8), date(2026, 7, 1), date(2026, 11, 1), date(2026, 12, 24)], ids=str
 )
-def test_the_crontab_starts_once_a_day_at_five_in_chicago(day: date, tmp_path: Path):
-    minutes, command = crontab_command()
+@pytest.mark.parametrize(("line", "name", "hour"), [(0, "run", 5), (1, "watchdog", 9)])
+def test_the_crontab_starts_each_once_a_day_at_its_hour_in_chicago(
+    day: date, line: int, name: str, hour: int, tmp_path: Path
+):
+    minutes, command = crontab_commands()[line]
     assert minutes == ["0", "15", "30", "45"], "the smallest step between time zones"
-    for name, body in (
+    for program, body in (
         ("esgbatch", 'echo "$@" >> "$STARTED"'),
         ("date", '/bin/date -d "@$NOW" "$@"'),
     ):
-        script = tmp_path / name
+        script = tmp_path / program
         script.write_text(f"#!/bin/sh\n{body}\n")
         script.chmod(0o755)
     begin = datetime.combine(day, time(0), CHICAGO).astimezone(UTC)
@@ -208,7 +214,7 @@ def test_the_crontab_starts_once_a_day_at_five_in_chicago(day: date, tmp_path: P
         }
         subprocess.run(["/bin/sh", "-c", command], env=environment, check=True)
         if log.exists():
-            assert log.read_text().split() == ["run", "--config", "/etc/esgbatch/esgbatch.toml"]
+            assert log.read_text().split() == [name, "--config", "/etc/esgbatch/esgbatch.toml"]
             starts.append(at)
         at += timedelta(minutes=15)
-    assert starts == [moment(day, time(5), CHICAGO)]
+    assert starts == [moment(day, time(hour), CHICAGO)]
