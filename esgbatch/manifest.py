@@ -57,11 +57,7 @@ def build(
             "succeeded": tally.succeeded,
             "failed": tally.failed,
         },
-        "excluded_by": {
-            "inactive": census.inactive,
-            "duplicate": census.duplicate,
-            "refused": census.refused,
-        },
+        "excluded_by": census.excluded_by,
         "failed_by": {str(reason): count for reason, count in sorted(tally.failed_by.items())},
         "plaintext": {"sha256": sealed.plaintext.sha256, "bytes": sealed.plaintext.size},
         "encrypted": {

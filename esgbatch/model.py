@@ -26,16 +26,23 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What became of every row listed. `listed == rows + inactive + duplicate + refused`, always."""
+    """What became of every row listed. `listed == rows + inactive + duplicate + refused + erased`, always."""
 
     listed: int = 0
     inactive: int = 0
     duplicate: int = 0
     refused: int = 0
+    erased: int = 0
 
     @property
     def excluded(self) -> int:
-        return self.inactive + self.duplicate + self.refused
+        return self.inactive + self.duplicate + self.refused + self.erased
+
+    @property
+    def excluded_by(self) -> dict[str, int]:
+        """By reason; `erased` only where somebody was, since no other file has it."""
+        counts = {"inactive": self.inactive, "duplicate": self.duplicate, "refused": self.refused}
+        return counts | ({"erased": self.erased} if self.erased else {})
 
     @property
     def rows(self) -> int:
@@ -225,6 +232,7 @@ class Run:
 
     `revision` is the file in the making: 1 until a `rerun` asks for the next one.
     `limit` is the number of accounts asked for with `run --limit`, None for all.
+    `purged` is when its names and scores were removed; its figures stay.
     """
 
     number: int
@@ -237,6 +245,7 @@ class Run:
     created: datetime
     limit: int | None = None
     approval: Approval | None = None
+    purged: datetime | None = None
 
 
 # --- the file ---------------------------------------------------------------------------------

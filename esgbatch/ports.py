@@ -6,7 +6,7 @@ Each has one contract suite in `tests/contract` that every implementation passes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -208,6 +208,31 @@ class History(Protocol):
     def dates(self, since: date, until: date) -> Sequence[date]: ...
 
 
+class Privacy(Protocol):
+    """Names and scores that are not to be kept any longer, in the checkpoint."""
+
+    def rated(self) -> Sequence[date]:
+        """The business dates whose names and scores are still here."""
+
+    def purge(self, run: Run, *, history: bool) -> None:
+        """Remove the run's names, scores and accounts, and keep its counts; with `history`, everything."""
+
+    def holding(self, account_ids: Sequence[str]) -> Mapping[date, Sequence[str]]:
+        """The business dates whose runs have any of these accounts, and which of them."""
+
+    def erase(self, run: Run, subjects: Mapping[str, str]) -> int:
+        """Remove these accounts from the run, keyed hashes in place of their IDs; returns how many."""
+
+    def remember(self, subjects: Sequence[str]) -> None:
+        """Note whom `erase` has removed, and leave no byte of them on disk."""
+
+    def erasures(self) -> Mapping[str, datetime]:
+        """Who was ever erased, by keyed hash, and when first."""
+
+    def nameless(self, run: Run) -> int:
+        """How many accounts of the delivered file were erased since it was made."""
+
+
 class Audit(Protocol):
     """The trail that an auditor checks a year later."""
 
@@ -227,6 +252,9 @@ class Audit(Protocol):
 
     def head(self) -> object | None:
         """The last record's anchor; None while the trail is empty."""
+
+    def pseudonym(self, person: str) -> str:
+        """What stands in the trail for an account: a keyed hash of its ID."""
 
     def last(self, action: str) -> Mapping[str, Any] | None:
         """The details of the last record of this action; None where there is none."""

@@ -1,4 +1,4 @@
-"""The checkpoint's four books, held together."""
+"""The checkpoint's five books, held together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from esgbatch.model import Run, Summary
-from esgbatch.ports import History, Ledger, Outcomes, Runs
+from esgbatch.ports import History, Ledger, Outcomes, Privacy, Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Records:
     outcomes: Outcomes
     ledger: Ledger
     history: History
+    privacy: Privacy
 
     def last_success(self, until: date) -> tuple[date, datetime] | None:
         """The newest business date up to `until` with a delivered file, and when that was; 60 days back."""

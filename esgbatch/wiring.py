@@ -23,6 +23,7 @@ from esgbatch.checkpoint.ledger import SqlLedger
 from esgbatch.checkpoint.masterkey import ConfiguredKeys, FileKeys, Rotatable
 from esgbatch.checkpoint.outcomes import SqlOutcomes
 from esgbatch.checkpoint.ownership import ownership
+from esgbatch.checkpoint.privacy import SqlPrivacy
 from esgbatch.checkpoint.runs import SqlRuns
 from esgbatch.compliance.audit import FILE_NAME, AuditTrail, load_or_create_key
 from esgbatch.config.load import fingerprint
@@ -137,6 +138,7 @@ def open_records(database: Database, clock: Clock, listener: Listener) -> Record
         SqlOutcomes(database),
         SqlLedger(database, clock),
         SqlHistory(database, clock),
+        SqlPrivacy(database, clock),
     )
 
 

@@ -15,6 +15,7 @@ from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.history import SqlHistory
 from esgbatch.checkpoint.ledger import SqlLedger
 from esgbatch.checkpoint.outcomes import SqlOutcomes
+from esgbatch.checkpoint.privacy import SqlPrivacy
 from esgbatch.checkpoint.runs import SqlRuns
 from esgbatch.checkpoint.tables import accounts as accounts_table
 from esgbatch.checkpoint.tables import metadata
@@ -30,7 +31,7 @@ from esgbatch.model import (
     Stage,
     State,
 )
-from esgbatch.ports import History, Ledger, Outcomes, Runs
+from esgbatch.ports import History, Ledger, Outcomes, Privacy, Runs
 from tests.simulated import RecordingListener, SimulatedClock
 
 DAY = date(2026, 11, 24)
@@ -67,6 +68,7 @@ class Books:
         self.outcomes: Outcomes = SqlOutcomes(self.database)
         self.ledger: Ledger = SqlLedger(self.database, self.clock)
         self.history: History = SqlHistory(self.database, self.clock)
+        self.privacy: Privacy = SqlPrivacy(self.database, self.clock)
         return self
 
     def __exit__(self, *_: object) -> None:

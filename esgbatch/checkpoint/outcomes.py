@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, case, func, select, update
 
 from esgbatch.checkpoint.database import Database, steadfast
+from esgbatch.checkpoint.privacy import count
 from esgbatch.checkpoint.tables import accounts
 from esgbatch.checkpoint.vault import RunCipher
 from esgbatch.model import Failure, Held, Outcome, Reason, Row, Run, State, Tally, Work
@@ -23,8 +24,13 @@ class SqlOutcomes:
 
     @steadfast
     def pending(self, run: Run, state: State, after: int, limit: int) -> Sequence[Work]:
-        """The next accounts in `state` behind position `after`, in order."""
+        """The next accounts in `state` behind position `after`, in order.
+
+        Raises:
+            ConfigError: the key is the wrong one: what is rated now could not be recorded.
+        """
         with self._database.reading() as connection:
+            self._database.vault.cipher(connection, run.number)
             rows = connection.execute(
                 select(accounts.c.position, accounts.c.account_id)
                 .where(accounts.c.run == run.number, accounts.c.state == state, accounts.c.position > after)
@@ -78,21 +84,9 @@ class SqlOutcomes:
 
     @steadfast
     def tally(self, run: Run) -> Tally:
+        """The accounts by state; as they were, once names and scores are purged."""
         with self._database.reading() as connection:
-            counted = connection.execute(
-                select(accounts.c.state, accounts.c.reason, func.count())
-                .where(accounts.c.run == run.number)
-                .group_by(accounts.c.state, accounts.c.reason)
-            ).all()
-        by_state = dict.fromkeys(State, 0)
-        for state, _, count in counted:
-            by_state[State(state)] += count
-        return Tally(
-            pending=by_state[State.PENDING],
-            deferred=by_state[State.DEFERRED],
-            succeeded=by_state[State.SUCCEEDED],
-            failed_by={Reason(reason): count for state, reason, count in counted if state == State.FAILED},
-        )
+            return count(connection, run)
 
     def rows(self, run: Run) -> Iterator[Row]:
         """Every row of the file, in order; memory does not grow with their number."""

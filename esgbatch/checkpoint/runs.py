@@ -13,6 +13,7 @@ from sqlalchemy import Connection, RowMapping, null, select, update
 
 from esgbatch.checkpoint.database import Database, batched, steadfast
 from esgbatch.checkpoint.enrolment import PAGE, Enrolment
+from esgbatch.checkpoint.privacy import leave_out_erased
 from esgbatch.checkpoint.tables import accounts, runs
 from esgbatch.errors import AccountSystemError, NothingToDo, WrongUsage
 from esgbatch.model import Approval, Census, Listing, Run, Stage, State
@@ -129,15 +130,18 @@ class SqlRuns:
     def reopen(self, run: Run, account_ids: Sequence[str] | None) -> Run:
         """Begin the next revision: rate the named accounts again, or with None all failed ones.
 
-        The revision stays the same where the present one was never sealed.
+        The revision stays the same where the present one was never sealed. Who was erased since
+        is left out of it, and counted as such.
 
         Raises:
             WrongUsage: an ID is not in the run; nothing is changed then.
             NothingToDo: there is no failed account.
         """
         with self._database.writing() as connection:
+            self._database.vault.cipher(connection, run.number)  # or nothing could be made of it
             mine = accounts.c.run == run.number
             if account_ids is None:
+                mine &= accounts.c.name.is_not(None)
                 chosen = [mine & (accounts.c.state == State.FAILED)]
             else:
                 _require_known(connection, run, account_ids)
@@ -147,13 +151,15 @@ class SqlRuns:
             )
             if not count:
                 raise NothingToDo("There is no failed account in this run.")
+            left_out = leave_out_erased(connection, run)
             revision = run.revision + (run.stage in (Stage.DELIVERING, Stage.DELIVERED))
             connection.execute(
                 update(runs)
                 .where(runs.c.number == run.number)
                 .values(revision=revision, stage=Stage.RATING, approved=null())
             )
-        return replace(run, revision=revision, stage=Stage.RATING, approval=None)
+        census = replace(run.census, erased=run.census.erased + left_out)
+        return replace(run, revision=revision, stage=Stage.RATING, approval=None, census=census)
 
 
 _UNRATED: dict[str, Any] = {
@@ -195,11 +201,12 @@ def _run(row: RowMapping) -> Run:
         business_date=date.fromisoformat(row["business_date"]),
         revision=row["revision"],
         stage=Stage(row["stage"]),
-        census=Census(row["listed"], row["inactive"], row["duplicate"], row["refused"]),
+        census=Census(row["listed"], row["inactive"], row["duplicate"], row["refused"], row["erased"]),
         columns=tuple(json.loads(row["columns"])),
         created=datetime.fromtimestamp(row["created"], UTC),
         limit=row["account_limit"],
         approval=None
         if approved is None
         else Approval(approved["by"], approved["reason"], datetime.fromisoformat(approved["at"])),
+        purged=datetime.fromisoformat(json.loads(row["purged"])["at"]) if row["purged"] else None,
     )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esgbatch.cli import exits
-from esgbatch.cli.options import BusinessDate, ConfigPath, DeadlineTime, parse_time
+from esgbatch.cli.options import BusinessDate, ConfigPath, DeadlineTime, parse_time, read_accounts
 
 if TYPE_CHECKING:
     from esgbatch.config.model import Config
+    from esgbatch.job import Job
     from esgbatch.operations.night import Result
 
 app = typer.Typer()
 
 
-@app.command(epilog=exits.epilog(exits.NIGHT))
+@app.command(epilog=exits.epilog(exits.LATER))
 def run(
     date: BusinessDate = None,
     limit: Annotated[
@@ -60,6 +59,7 @@ def run(
         preflight(settings, job.listener, CLOCK)
         day = the_date(settings, date)
         result = night.run(job, day, limit=limit, deadline=night.choose_deadline(job, day, deadline, tell))
+        _tidy(job, result)
     _print(settings, result)
 
 
@@ -75,6 +75,7 @@ def resume(date: BusinessDate = None, deadline: DeadlineTime = None, config: Con
     with working_job(settings, day) as job:
         preflight(settings, job.listener, CLOCK)
         result = night.resume(job, day, deadline=night.choose_deadline(job, day, deadline, tell))
+        _tidy(job, result)
     _print(settings, result)
 
 
@@ -104,6 +105,7 @@ def rerun(
     with working_job(settings, day) as job:
         preflight(settings, job.listener, CLOCK)
         result = night.rerun(job, day, account_ids, deadline=night.choose_deadline(job, day, deadline, tell))
+        _tidy(job, result)
     _print(settings, result)
 
 
@@ -142,35 +144,16 @@ def approve(
         result = night.approve(
             job, day, by=by, reason=reason, deadline=night.choose_deadline(job, day, deadline, tell)
         )
+        _tidy(job, result)
     _print(settings, result)
 
 
-def read_accounts(argument: str) -> list[str]:
-    """`A,B`, `@FILE` or `-`; files hold one ID a line, written as it came, with LF or CRLF ends."""
-    if argument == "-":
-        ids = _lines(sys.stdin.buffer.read(), "standard input")
-    elif argument.startswith("@"):
-        try:
-            ids = _lines(Path(argument[1:]).read_bytes(), argument[1:])
-        except OSError as error:
-            raise typer.BadParameter(f"{argument[1:]} cannot be read: {error.strerror}") from None
-    else:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:  # bytes that are no text in this locale came in as surrogates (PEP 383)
-            raise typer.BadParameter("--accounts is not UTF-8") from None
-        ids = [part for part in argument.split(",") if part]
-    if not ids:
-        raise typer.BadParameter("no account ID was given")
-    return list(dict.fromkeys(ids))
+def _tidy(job: Job, result: Result) -> None:
+    """Retention follows a run that was delivered just now."""
+    from esgbatch.operations import retention
 
-
-def _lines(content: bytes, where: str) -> list[str]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise typer.BadParameter(f"{where} is not UTF-8") from None
-    return [line.removesuffix("\r") for line in text.split("\n") if line.removesuffix("\r")]
+    if not result.already:
+        retention.tidy(job, result.summary.run.business_date)
 
 
 def _dry_run(settings: Config, limit: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import date, time
 from pathlib import Path
 from typing import Annotated
@@ -54,3 +55,39 @@ DeadlineTime = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+Accounts = Annotated[
+    str,
+    typer.Option(
+        "--accounts",
+        metavar="A,B|@FILE|-",
+        help="IDs with commas between them, a file, or stdin (one ID a line).",
+    ),
+]
+
+
+def read_accounts(argument: str) -> list[str]:
+    """`A,B`, `@FILE` or `-`; files hold one ID a line, written as it came, with LF or CRLF ends."""
+    if argument == "-":
+        ids = _lines(sys.stdin.buffer.read(), "standard input")
+    elif argument.startswith("@"):
+        try:
+            ids = _lines(Path(argument[1:]).read_bytes(), argument[1:])
+        except OSError as error:
+            raise typer.BadParameter(f"{argument[1:]} cannot be read: {error.strerror}") from None
+    else:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:  # bytes that are no text in this locale came in as surrogates (PEP 383)
+            raise typer.BadParameter("--accounts is not UTF-8") from None
+        ids = [part for part in argument.split(",") if part]
+    if not ids:
+        raise typer.BadParameter("no account ID was given")
+    return list(dict.fromkeys(ids))
+
+
+def _lines(content: bytes, where: str) -> list[str]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{where} is not UTF-8") from None
+    return [line.removesuffix("\r") for line in text.split("\n") if line.removesuffix("\r")]

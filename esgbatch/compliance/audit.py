@@ -422,5 +422,5 @@ def _user(uid: int) -> str:
 
 def _process() -> str:
     """The program and its command; never the options, which may name a person."""
-    command = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1].isalpha() else ""
+    command = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1].replace("-", "").isalpha() else ""
     return f"{Path(sys.argv[0]).name} {command}".rstrip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from datetime import time
+from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -477,10 +477,42 @@ class Metrics(Section):
     heartbeat_url: OptionalWebUrl = Field("", description="a dead man's switch: URL, URL/start, URL/fail")
 
 
+HELD_ACCOUNT = "account:"
+
+
+def _hold(value: object) -> object:
+    # TOML knows dates of its own.
+    text = value.isoformat() if isinstance(value, date) else value
+    if not isinstance(text, str):
+        raise ValueError('a hold is written like "2026-11-24" or "account:A-000017"')
+    if not (text.startswith(HELD_ACCOUNT) and text != HELD_ACCOUNT):
+        try:
+            date.fromisoformat(text)
+        except ValueError:
+            raise ValueError('a hold is written like "2026-11-24" or "account:A-000017"') from None
+    return text
+
+
+Hold = Annotated[str, BeforeValidator(_hold)]
+
+
 class Retention(Section):
     files_days: Count = Field(2555, description="archived files and manifests")
     logs_days: Count = Field(400, description="log and error files")
     ratings_days: Count = Field(30, description="scores and names in the checkpoint")
+    holds: list[Hold] = Field(
+        [], description='legal holds, which nothing removes: business dates, and accounts as "account:ID"'
+    )
+
+    @property
+    def held_dates(self) -> frozenset[date]:
+        return frozenset(date.fromisoformat(hold) for hold in self.holds if not hold.startswith(HELD_ACCOUNT))
+
+    @property
+    def held_accounts(self) -> frozenset[str]:
+        return frozenset(
+            hold.removeprefix(HELD_ACCOUNT) for hold in self.holds if hold.startswith(HELD_ACCOUNT)
+        )
 
 
 class Config(Section):

@@ -79,6 +79,8 @@ EVENTS: Mapping[str, Event] = {
     "delivered": Event("INFO", "file and manifest are in place: {location}", Stage.DELIVERED),
     "audit_anchored": Event("INFO", "the audit trail ends with {anchor}"),
     "stage_ended": Event("INFO", "{part} ended after {seconds:.1f} s"),
+    "purged": Event("INFO", "retention: removed {removed:,} of what was too old, on hold {held:,}"),
+    "purge_failed": Event("WARNING", "retention: {error}; `esgbatch purge` tries again"),
     "run_finished": Event("INFO", "run finished"),
     "run_failed": Event("ERROR", "run ended with code {exit_code}: {error}"),
     "report_sent": Event("INFO", "the report is mailed to {recipients} recipient(s)"),

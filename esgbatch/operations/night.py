@@ -47,6 +47,8 @@ def run(job: Job, business_date: date, *, limit: int | None, deadline: Deadline)
             raise WrongUsage(f"The run of {business_date} has begun with another --limit.")
         if found.stage is Stage.DELIVERED:
             return _already(job, found)
+        if found.stage is not Stage.DELIVERING:
+            _require_ratings(found)
         return _execute(job, found, "run", deadline)
 
 
@@ -56,6 +58,8 @@ def resume(job: Job, business_date: date, *, deadline: Deadline) -> Result:
         found = _find(job, business_date)
         if found.stage is Stage.DELIVERED:
             return _already(job, found)
+        if found.stage is not Stage.DELIVERING:
+            _require_ratings(found)
         return _execute(job, found, "resume", deadline)
 
 
@@ -68,6 +72,7 @@ def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, d
                 f"The run of {business_date} has not rated every account yet.",
                 advice=f"`esgbatch resume --date {business_date}` first",
             )
+        _require_ratings(found)
         # First the trail: what is taken back must be in it, even where the process dies in between.
         job.audit.append(
             "rerun",
@@ -76,7 +81,11 @@ def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, d
             revision=found.revision,
             accounts="failed" if account_ids is None else len(account_ids),
         )
-        found = job.records.runs.reopen(found, account_ids)
+        try:
+            found = job.records.runs.reopen(found, account_ids)
+        except WrongUsage:
+            _require_not_erased(job, found, account_ids or ())
+            raise
         return _execute(job, found, "rerun", deadline)
 
 
@@ -92,6 +101,13 @@ def deliver(job: Job, business_date: date) -> Result:
                 f"The run of {business_date} has no sealed file yet; its stage is {found.stage}.",
                 advice=f"`esgbatch resume --date {business_date}`",
             )
+        if erased := job.records.privacy.nameless(found):
+            raise NothingToDo(
+                f"The file of {business_date} holds {erased} account(s) that were erased since: it is not "
+                "delivered again.",
+                advice=f"`esgbatch rerun --accounts ID --date {business_date}`, with any other account, makes "
+                "and delivers a revision without them",
+            )
         return _execute(job, found, "deliver", deadline)
 
 
@@ -101,6 +117,7 @@ def approve(job: Job, business_date: date, *, by: str, reason: str, deadline: De
         found = _find(job, business_date)
         if found.stage is not Stage.WITHHELD:
             raise NothingToDo(f"No file of {business_date} is withheld; the run's stage is {found.stage}.")
+        _require_ratings(found)
         # First the trail: a file that nobody answers for must not go out after a crash between the two.
         job.audit.append("approved", business_date=business_date, run_id=found.run_id, by=by, reason=reason)
         found = job.records.runs.approve(found, Approval(by, reason, job.now))
@@ -149,6 +166,27 @@ def _find(job: Job, business_date: date) -> Run:
 def _already(job: Job, found: Run) -> Result:
     job.listener.event("already_delivered", run_id=found.run_id, revision=found.revision)
     return Result(job.records.summary(found), already=True)
+
+
+def _require_ratings(found: Run) -> None:
+    if found.purged is not None:
+        raise NothingToDo(
+            f"Names and scores of {found.business_date} were purged on {found.purged:%Y-%m-%d}, as [retention] "
+            "says: no file can be made of them any more.",
+            advice=f"`esgbatch report --date {found.business_date}` shows what is left",
+        )
+
+
+def _require_not_erased(job: Job, found: Run, account_ids: Sequence[str]) -> None:
+    erasures = job.records.privacy.erasures()
+    for account_id in account_ids if erasures else ():
+        at = erasures.get(job.audit.pseudonym(account_id))
+        if at is not None and job.records.outcomes.held(found, account_id) is None:
+            raise WrongUsage(
+                f"The account {account_id!a} was erased on {at:%Y-%m-%d}: it is not in the run of "
+                f"{found.business_date}. Nothing was changed.",
+                advice="leave it out of the list of accounts",
+            )
 
 
 def _columns(job: Job) -> list[str]:

@@ -85,6 +85,7 @@ def record(day: Day) -> dict[str, Any]:
         "inactive": run.census.inactive,
         "duplicate": run.census.duplicate,
         "refused": run.census.refused,
+        "erased": run.census.erased,
         "rows": tally.rows,
         "succeeded": tally.succeeded,
         "failed": tally.failed,

@@ -74,9 +74,7 @@ def _content(night: Night) -> dict[str, Any]:
         "verdict": verdict(summary),
         "timing": _timing(night),
         "next": _commands(next_step(summary)),
-        "excluded": spelled(
-            {"inactive": census.inactive, "duplicate": census.duplicate, "refused": census.refused}
-        ),
+        "excluded": spelled(census.excluded_by),
         "success": f"{100 - tally.failed_percent:.2f}%" if tally.rows and tally.done == tally.rows else "",
         "failed": f"{tally.failed_percent:.2f}%" if tally.failed else "",
         "reconciled": _reconciled(night),

@@ -29,15 +29,12 @@ def as_dict(summary: Summary) -> dict[str, Any]:
             "failed": tally.failed,
             "pending": tally.pending + tally.deferred,
         },
-        "excluded_by": {
-            "inactive": run.census.inactive,
-            "duplicate": run.census.duplicate,
-            "refused": run.census.refused,
-        },
+        "excluded_by": run.census.excluded_by,
         "failed_by": {str(reason): count for reason, count in sorted(tally.failed_by.items())},
         "failed_percent": round(tally.failed_percent, 4),
         "approved": None if run.approval is None else run.approval.by,
         "next": next_step(summary),
+        "ratings_purged": _optional(run.purged),
         "revisions": [_revision(revision) for revision in summary.revisions],
         "executions": [_execution(execution) for execution in summary.executions],
     }

@@ -33,10 +33,7 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
     yield ""
     yield _line("Listed by the account system", run.census.listed)
     if run.census.excluded:
-        why = spelled(
-            {"inactive": run.census.inactive, "duplicate": run.census.duplicate, "refused": run.census.refused}
-        )
-        yield _line("Excluded", run.census.excluded, why)
+        yield _line("Excluded", run.census.excluded, spelled(run.census.excluded_by))
     yield _line("Rows in the file", tally.rows)
     yield _line(
         "Succeeded", tally.succeeded, f"{100 - tally.failed_percent:.2f}%" if tally.done == tally.rows else ""
@@ -47,6 +44,9 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
     if run.approval is not None:
         yield ""
         yield f"Approved by {run.approval.by}, {moment(run.approval.at, zone, day)}"
+    if run.purged is not None:
+        yield ""
+        yield f"Names and scores were purged {moment(run.purged, zone, day)}; the figures stay"
     for revision in summary.revisions:
         yield ""
         state = f"delivered {moment(revision.delivered, zone, day)}" if revision.delivered else "not delivered"

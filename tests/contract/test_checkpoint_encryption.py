@@ -15,7 +15,7 @@ from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.masterkey import FILE_NAME, NEXT_NAME, ConfiguredKeys, FileKeys
 from esgbatch.config.secrets import Secret
 from esgbatch.errors import CheckpointError, ConfigError
-from esgbatch.model import Row, Stage, Tally
+from esgbatch.model import Row, Stage, State, Tally
 from esgbatch.operations.rotation import rotate
 from tests.acceptance.postgres import _find
 from tests.checkpoints import DAY, Books, TestKeys, account, success, to_first_version
@@ -113,7 +113,9 @@ def test_the_wrong_key_is_told_before_anything_is_made(books: Books) -> None:
         assert run is not None
         for attempt in (
             lambda: list(others.outcomes.rows(run)),
+            lambda: others.outcomes.pending(run, State.PENDING, -1, 1),
             lambda: others.outcomes.record(run, [success(0)]),
+            lambda: others.runs.reopen(run, ["A-1"]),
             lambda: others.create(DAY.replace(day=25)),
         ):
             with pytest.raises(ConfigError, match="wrong one") as raised:
@@ -132,6 +134,12 @@ class NoAudit:
 
     def head(self) -> object | None:
         return None
+
+    def last(self, _action: str) -> None:
+        return None
+
+    def pseudonym(self, person: str) -> str:
+        return person
 
 
 def reread(url: str, keys: FileKeys | ConfiguredKeys | TestKeys) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from esgbatch import wiring
 from esgbatch.config.model import Config
@@ -15,7 +15,6 @@ from esgbatch.fetching.retry import Backoff
 from esgbatch.fetching.ticket import Pace
 from esgbatch.job import Job
 from esgbatch.model import Snapshot, Stage
-from esgbatch.records import Records
 from tests.simulator.api import NightApi, NightEngine, WatchedDispatcher
 from tests.simulator.disk import Disk, MortalDatabase, RareHistory, WatchedOutcomes
 from tests.simulator.firm import AccountSystem, AuditBook, Firm, Sealer
@@ -101,7 +100,7 @@ class Assembly:
             make_dispatcher=self._dispatcher,
             encryptor=Sealer(self.firm, self.process),
             courier=SftpCourier(self.config.delivery, clock, listener),
-            records=Records(records.runs, outcomes, records.ledger, RareHistory(self.database, clock)),
+            records=replace(records, outcomes=outcomes, history=RareHistory(self.database, clock)),
             audit=AuditBook(self.firm, self.process),
             listener=listener,
             clock=clock,

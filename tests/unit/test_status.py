@@ -59,7 +59,7 @@ def run(books: Books) -> Run:
 
 
 def seen(books: Books, folder: Path, run: Run, now: float = EPOCH, deadline: float = DEADLINE) -> Status:
-    records = Records(books.runs, books.outcomes, books.ledger, books.history)
+    records = Records(books.runs, books.outcomes, books.ledger, books.history, books.privacy)
     return look(records, folder, run, now=now, deadline=deadline)
 
 
