@@ -182,8 +182,12 @@ class RunMetrics(Collector):
             ("start", "When the command began to work.", known.started),
             ("updated", "When these metrics were made.", self._clock.time()),
             ("deadline", "When the run must be over; NaN where no deadline binds.", known.deadline),
-            ("eta", "When the rating would be over at the rate of 10 s; NaN where unknown.", now and now.eta),
-            ("forecast", "When the file would be delivered; NaN where unknown.", now and now.forecast),
+            (
+                "eta",
+                "When the rating would be over at the rate of 10 s; NaN where unknown.",
+                now.eta if now else None,
+            ),
+            ("forecast", "When the file would be delivered; NaN where unknown.", now.forecast if now else None),
         ):
             yield self._gauge(f"run_{name}_timestamp_seconds", text, at)
         yield self._each(
