@@ -431,6 +431,8 @@ def test_the_metrics_file(clinic: Clinic):
     (clinic.folder / "textfile").mkdir()
     assert clinic.ok("metrics_textfile") == f"{clinic.folder}/textfile can be written"
     assert list((clinic.folder / "textfile").iterdir()) == []
+    clinic.set(METRICS__TEXTFILE=clinic.folder / "textfile" / "esgbatch.txt")
+    assert "node_exporter reads no esgbatch.txt" in clinic.warns("metrics_textfile").message
     clinic.set(METRICS__TEXTFILE=clinic.folder / "textfile")
     assert "is a folder" in clinic.fails("metrics_textfile").message
 

@@ -74,6 +74,8 @@ def metrics_folder(setup: Setup) -> Iterator[Finding]:
         raise ConfigError(
             f"metrics.textfile, {file}, is a folder.", advice="name a file in it, like esgbatch.prom"
         )
+    if file.suffix != ".prom":
+        yield warn(f"node_exporter reads no {file.name}", "let metrics.textfile end in .prom")
     yield ok(_writable(file.parent, advice))
 
 
