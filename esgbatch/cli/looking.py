@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -20,26 +18,25 @@ from esgbatch.operations import status
 from esgbatch.records import Records
 from esgbatch.wiring import open_checkpoint, open_records
 
-WATCH_SECONDS = 2.0
-
 
 def show_status(config_path: Path | None, given: date | None, *, watch: bool, as_json: bool) -> None:
     config = read_config(config_path)
     day = the_date(config, given)
     at = moment(day, config.job.deadline, config.zone).timestamp()
     with records_of(config) as records:
-        while True:
-            run = find(records, day)
-            seen = status.look(records, config.job.state_dir, run, now=CLOCK.time(), deadline=at)
-            if as_json:
-                print(json.dumps(status.as_dict(seen)), flush=True)
-            else:
-                if watch and sys.stdout.isatty():
-                    print("\x1b[2J\x1b[H", end="")
-                print(status.render(seen, config.zone), end="", flush=True)
-            if not watch or seen.owner is None:
-                return
-            time.sleep(WATCH_SECONDS)
+
+        def look() -> status.Status:
+            return status.look(records, config.job.state_dir, find(records, day), now=CLOCK.time(), deadline=at)
+
+        if not watch:
+            seen = look()
+            print(
+                json.dumps(status.as_dict(seen)) + "\n" if as_json else status.render(seen, config.zone), end=""
+            )
+        else:
+            from esgbatch.cli.following import follow
+
+            follow(look, config.zone, CLOCK, as_json=as_json)
 
 
 @contextmanager

@@ -84,38 +84,50 @@ def as_dict(status: Status) -> dict[str, Any]:
 
 def render(status: Status, zone: ZoneInfo) -> str:
     """The same for people, in the job's zone."""
-    return "".join(f"{printable(line)}\n" for line in _lines(status, zone))
+    shown = [headline(status), *(f"  {label:<12} {text}" for label, text in lines(status, zone))]
+    return "".join(f"{printable(line)}\n" for line in shown)
 
 
-def _lines(status: Status, zone: ZoneInfo) -> Iterator[str]:
+def headline(status: Status) -> str:
+    run = status.run
+    return f"{run.business_date}, revision {run.revision}: {run.stage}"
+
+
+def lines(status: Status, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+    """What there is to tell, each with its label."""
     run, tally, live = status.run, status.tally, status.live
-    yield f"{run.business_date}, revision {run.revision}: {run.stage}"
     if status.owner is not None:
-        yield f"  at work      {status.owner}"
+        yield "at work", str(status.owner)
     elif run.stage not in (Stage.DELIVERED, Stage.WITHHELD):
-        yield f"  at work      nobody: `esgbatch resume --date {run.business_date}` goes on"
+        yield "at work", f"nobody: `esgbatch resume --date {run.business_date}` goes on"
     percent = f"  ({100 * tally.done / tally.rows:.1f}%)" if tally.rows else ""
-    yield f"  done         {tally.done:,} of {tally.rows:,}{percent}"
+    yield "done", f"{tally.done:,} of {tally.rows:,}{percent}"
     failed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(tally.failed_by.items()))
-    yield f"  failed       {tally.failed:,}{'  (' + failed + ')' if failed else ''}"
+    yield "failed", f"{tally.failed:,}{'  (' + failed + ')' if failed else ''}"
     if tally.deferred:
-        yield f"  last pass    {tally.deferred:,} accounts wait for it"
-    if live is None:
-        return
-    needed = f", needed {status.rate_needed:.1f}" if status.rate_needed is not None else ""
-    yield f"  rate         {live.rate:.1f} accounts a second{needed}"
-    yield f"  in flight    {live.in_flight} of {live.concurrency}, {live.retries_waiting} retries waiting"
+        yield "last pass", f"{tally.deferred:,} accounts wait for it"
+    if live is not None:
+        yield from _live_lines(status, live, zone)
+
+
+def _live_lines(status: Status, live: Snapshot, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+    needed = f", needed {status.rate_needed:,.1f}" if status.rate_needed is not None else ""
+    yield "rate", f"{live.rate:,.1f} accounts a second{needed}"
+    if live.rate_limit:
+        share = 100 * live.request_rate / live.rate_limit
+        yield "requests", f"{live.request_rate:,.1f} a second, {share:.0f}% of the limit"
+    yield "in flight", f"{live.in_flight} of {live.concurrency}, {live.retries_waiting:,} retries waiting"
     if live.latency_p50 is not None and live.latency_p95 is not None:
-        yield f"  latency      {live.latency_p50:.2f} s, 95% within {live.latency_p95:.2f} s"
+        yield "latency", f"{live.latency_p50:.2f} s, 95% within {live.latency_p95:.2f} s"
     if live.held:
         until = f" until {_local(live.held_until, zone)}" if live.held_until else ""
-        yield f"  held         {live.held}{until}"
+        yield "held", f"{live.held}{until}"
     ends = live.eta if live.forecast is None else live.forecast
     if ends is not None:
         left = duration(max(0.0, ends - live.at))
-        yield f"  ends about   {_local(ends, zone)}, in {left}; deadline {_local(status.deadline, zone)}"
+        yield "ends about", f"{_local(ends, zone)}, in {left}; deadline {_local(status.deadline, zone)}"
     if live.at_risk and live.fits is not None:
-        yield f"  AT RISK      {live.fits:,} accounts would be done in time, not {live.total:,}"
+        yield "AT RISK", f"{live.fits:,} accounts would be done in time, not {live.total:,}"
 
 
 def _local(moment: float | None, zone: ZoneInfo) -> str:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -60,13 +60,15 @@ show()
 class Tmux:
     """A terminal of its own, with its own server, of a given width."""
 
-    def __init__(self, folder: Path, columns: int) -> None:
+    def __init__(self, folder: Path, columns: int, command: Sequence[str] | None = None) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="tmux-"))  # a socket's path is at most 107 bytes
         self._socket = self._home / "socket"
-        script = folder / "draw.py"
-        script.write_text(SCRIPT, encoding="utf-8")
-        command = shlex.join([sys.executable, str(script), str(self._socket), str(folder / "logs")])
-        self._run("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "24", command)
+        if command is None:
+            script = folder / "draw.py"
+            script.write_text(SCRIPT, encoding="utf-8")
+            command = [sys.executable, str(script), str(self._socket), str(folder / "logs")]
+        size = ("-x", str(columns), "-y", "24")
+        self._run("-f", "/dev/null", "new-session", "-d", *size, shlex.join(command))
 
     def _run(self, *words: str, check: bool = True) -> str:
         environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
@@ -81,6 +83,15 @@ class Tmux:
         screen = self._run("capture-pane", "-p")
         self._run("wait-for", "-S", "seen")
         return screen.rstrip("\n").split("\n")
+
+    def screen(self, *, colours: bool = False) -> str:
+        return self._run("capture-pane", "-p", *(["-e"] if colours else []))
+
+    def press(self, key: str) -> None:
+        self._run("send-keys", key)
+
+    def cursor_is_shown(self) -> bool:
+        return self._run("display-message", "-p", "#{cursor_flag}").strip() == "1"
 
     def close(self) -> None:
         self._run("kill-server", check=False)  # it ends by itself when the script has ended
