@@ -125,7 +125,8 @@ def _live_lines(status: Status, live: Snapshot, zone: ZoneInfo) -> Iterator[tupl
     ends = live.eta if live.forecast is None else live.forecast
     if ends is not None:
         left = duration(max(0.0, ends - live.at))
-        yield "ends about", f"{_local(ends, zone)}, in {left}; deadline {_local(status.deadline, zone)}"
+        limit = f"deadline {_local(live.deadline, zone)}" if live.deadline else "no deadline binds"
+        yield "ends about", f"{_local(ends, zone)}, in {left}; {limit}"
     if live.at_risk and live.fits is not None:
         yield "AT RISK", f"{live.fits:,} accounts would be done in time, not {live.total:,}"
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from esgbatch.checkpoint.lease import Owner
 from esgbatch.model import Snapshot, Stage, Tally
+from esgbatch.operations import schedule
 from esgbatch.operations.doctor import report as doctor
 from esgbatch.operations.doctor.findings import ok, warn
 from esgbatch.operations.status import Status
@@ -81,6 +83,12 @@ def test_doctor() -> None:
     check(
         "doctor", doctor.as_dict([("config", ok("it is valid")), ("clock", warn("late", "look at the clock"))])
     )
+
+
+@pytest.mark.parametrize("zone", ["America/Chicago", "Asia/Kathmandu"])
+def test_schedule(zone: str) -> None:
+    now, place = datetime(2026, 10, 31, 12, tzinfo=UTC), ZoneInfo(zone)
+    check("schedule", schedule.as_dict(schedule.nights(now, 3, place, time(5), time(9)), place, now))
 
 
 def test_the_schemas_notice_what_they_do_not_know() -> None:
