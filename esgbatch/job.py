@@ -305,6 +305,12 @@ def _before(job: Job, run: Run) -> Revision | None:
 def _archive_path(state_dir: Path, run: Run) -> Path:
     """Where a revision's sealed file is kept; its manifest lies beside it."""
     folder = state_dir / "archive" / f"{run.business_date:%Y%m%d}" / f"r{run.revision}"
+    for each in (folder, folder.parent, folder.parent.parent):
+        if each.is_symlink():
+            raise EncryptionError(
+                f"{each} is a symbolic link, which this program never makes.",
+                advice="find out who put it there, remove it, then `esgbatch resume --date {date}`",
+            )
     try:
         return private_folder(folder) / manifest.sealed_name(run.business_date)
     except OSError as error:

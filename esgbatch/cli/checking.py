@@ -9,11 +9,11 @@ from pathlib import Path
 from esgbatch.cli.context import CLOCK, read_config, tell
 from esgbatch.config.load import find, load
 from esgbatch.config.secrets import keep_from_dumps
-from esgbatch.errors import DoctorFailed, StopRequested, WrongUsage
+from esgbatch.errors import BatchError, DoctorFailed, StopRequested, WrongUsage
 from esgbatch.operations.doctor import hostkey, report
 from esgbatch.operations.doctor.examination import examine
 from esgbatch.operations.doctor.findings import Setup, Status
-from esgbatch.wiring import open_checkpoint, open_source, open_state, secrets
+from esgbatch.wiring import open_audit, open_checkpoint, open_source, open_state, secrets
 
 
 def check(config_path: Path | None, *, as_json: bool) -> None:
@@ -43,7 +43,16 @@ def trust_host(config_path: Path | None) -> None:
             "--trust-host asks a person, and there is no terminal.",
             advice="call it in a terminal, or write the server's key into delivery.known_hosts yourself",
         )
-    print(hostkey.trust_host(read_config(config_path).delivery, _ask))
+    config = read_config(config_path)
+    told = hostkey.trust_host(config.delivery, _ask)
+    if told.fingerprint is not None:
+        try:
+            open_audit(open_state(config)).append(
+                "host_key_trusted", host=told.host, fingerprint=told.fingerprint, known_hosts=str(told.path)
+            )
+        except BatchError as error:
+            tell(f"it is not in the audit trail: {error}")
+    print(told.text)
 
 
 def _ask(question: str) -> str:

@@ -9,6 +9,7 @@ import resource
 import shlex
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from esgbatch.errors import ConfigError
 COMMAND_TIMEOUT = 30.0
 
 _revealed: set[str] = set()
+_variables: set[str] = set()
 
 
 class Secret(BaseModel):
@@ -48,6 +50,8 @@ class Secret(BaseModel):
     def _exactly_one(self) -> Secret:
         if sum(source is not None for source in (self.env, self.file, self.command)) != 1:
             raise ValueError("exactly one of env, file, command is needed")
+        if self.env is not None:
+            _variables.add(self.env)
         return self
 
     def __str__(self) -> str:
@@ -82,6 +86,7 @@ class Secret(BaseModel):
                 capture_output=True,
                 text=True,
                 stdin=subprocess.DEVNULL,
+                env=_without_secrets(os.environ),
                 timeout=COMMAND_TIMEOUT,
             ).stdout
         except subprocess.CalledProcessError as error:
@@ -92,6 +97,11 @@ class Secret(BaseModel):
             raise ConfigError(
                 f"The secret's command {shlex.join(self.command[:1])} failed: {type(error).__name__}."
             ) from None
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """A command that fetches one secret gets to see none of the others."""
+    return {name: value for name, value in environment.items() if name not in _variables}
 
 
 def keep_from_dumps() -> None:

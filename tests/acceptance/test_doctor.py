@@ -309,6 +309,9 @@ def test_a_host_key_is_trusted_when_a_person_says_so(clinic: Clinic):
     assert code == 0, shown
     assert known.read_text().splitlines()[0] == "other.example ssh-ed25519 AAAA"
     clinic.ok("sftp_login")
+    (told,) = [json.loads(line) for line in (clinic.state / "audit.jsonl").read_text().splitlines()]
+    assert told["action"] == "host_key_trusted"
+    assert told["details"]["fingerprint"] == f"ssh-ed25519 {fingerprint(clinic)}"
     code, shown = on_a_terminal(clinic, "")
     assert code == 0, shown
     assert "shows the host key that" in shown

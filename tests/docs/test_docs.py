@@ -128,6 +128,15 @@ def test_links_lead_somewhere(page: Path):
         assert (page.parent / target).exists(), target
 
 
+def test_the_threat_model_names_tests_that_exist():
+    page = (ROOT / "docs" / "security.md").read_text()
+    named = set(re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", page))
+    assert len(named) > 20
+    for file, test in named:
+        (found,) = ROOT.glob(f"tests/*/{file}")
+        assert f"def {test}" in found.read_text(), (file, test)
+
+
 def template() -> str:
     return (files("esgbatch.config") / "template.toml").read_text()
 

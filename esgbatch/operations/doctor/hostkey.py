@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
@@ -17,8 +18,18 @@ from esgbatch.operations.doctor.findings import PATIENCE
 MODE = 0o644  # it holds no secret, and is not always written by the user who reads it
 
 
-def trust_host(config: Delivery, ask: Callable[[str], str]) -> str:
-    """Show the key to a person, and write it down if the answer is yes. Returns what was done.
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What to say, and the fingerprint of the key that was written down, None where it was known already."""
+
+    text: str
+    host: str
+    path: Path
+    fingerprint: str | None
+
+
+def trust_host(config: Delivery, ask: Callable[[str], str]) -> Trusted:
+    """Show the key to a person, and write it down if the answer is yes.
 
     Raises:
         HostKeyMismatch: another key of this server is known, or this one is revoked: what is
@@ -31,7 +42,8 @@ def trust_host(config: Delivery, ask: Callable[[str], str]) -> str:
     shown = _shown(config)
     if pinned.accepted or pinned.revoked:
         pinned.check(shown)
-        return f"{pinned.name} shows the host key that {config.known_hosts} has."
+        text = f"{pinned.name} shows the host key that {config.known_hosts} has."
+        return Trusted(text, pinned.name, config.known_hosts, None)
     answer = ask(
         f"{pinned.name} shows the host key\n\n    {shown.get_name()} {shown.fingerprint}\n\n"
         "Ask the server's owner for its fingerprint by another way, and compare them.\n"
@@ -40,7 +52,8 @@ def trust_host(config: Delivery, ask: Callable[[str], str]) -> str:
     if answer.strip().lower() != "yes":
         raise DoctorFailed("The host key was not confirmed; nothing was written.")
     _append(config.known_hosts, f"{pinned.name} {shown.get_name()} {shown.get_base64()}\n")
-    return f"It is written to {config.known_hosts}. Next: `esgbatch doctor`"
+    text = f"It is written to {config.known_hosts}. Next: `esgbatch doctor`"
+    return Trusted(text, pinned.name, config.known_hosts, f"{shown.get_name()} {shown.fingerprint}")
 
 
 def _pinned(config: Delivery) -> PinnedKeys:
