@@ -137,6 +137,17 @@ def test_the_threat_model_names_tests_that_exist():
         assert f"def {test}" in found.read_text(), (file, test)
 
 
+def test_every_action_of_the_trail_is_explained():
+    sources = "".join(path.read_text() for path in (ROOT / "esgbatch").rglob("*.py"))
+    first = r"\(\s*(?:\"(\w+)\" if .* else )?\"(\w+)\""
+    calls = rf"(?:audit|trail|open_audit\(.*\))\.append{first}|_audit\(\s*job,\s*run,\s*\"(\w+)\""
+    written = {name for names in re.findall(calls, sources) for name in names if name}
+    assert {"config_changed", "sealed", "refused", "failed", "decrypted", "host_key_trusted"} <= written
+    page = (ROOT / "docs" / "compliance.md").read_text()
+    told = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`\w+`[^|]*) \|", page, re.MULTILINE))))
+    assert written <= told
+
+
 def template() -> str:
     return (files("esgbatch.config") / "template.toml").read_text()
 
