@@ -53,27 +53,21 @@ def show_account(config_path: Path | None, account_id: str, *, as_json: bool) ->
             print(printable(line))
 
 
-def verify(config_path: Path | None, given: Sequence[str], *, as_json: bool) -> None:
+def verify(config_path: Path | None, given: Sequence[str], *, files: bool, as_json: bool) -> None:
     config = read_config(config_path)
     anchors = [_anchor(text) for text in given]
     found = auditing.verify(
         config, anchors, lambda: open_records(open_checkpoint(config, create=False), CLOCK, Broadcast([]))
     )
+    compared = auditing.verify_files(config) if files else None
     head, torn = found.examined.head, found.examined.torn
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "schema": 1,
-                    "records": head.n,
-                    "head": str(head),
-                    "anchors": found.anchors,
-                    "torn_bytes": torn,
-                }
-            )
-        )
+        told = {"records": head.n, "head": str(head), "anchors": found.anchors, "torn_bytes": torn}
+        print(json.dumps({"schema": 1, **told, "files": compared}))
     else:
         print(f"{head.n:,} records, each genuine and in its place; they agree with {found.anchors:,} anchors.")
+        if compared is not None:
+            print(f"{compared:,} archived files, each as it was sealed.")
         print(f"The last one's anchor is {head}")
     if torn:
         tell(

@@ -56,13 +56,16 @@ def verify(
             "--anchor", metavar="N:HASH", help="Compare with this, too: from a log, manifest or mail."
         ),
     ] = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Compare the archived files with the hashes in the trail, too.")
+    ] = False,
     json: AsJson = False,
     config: ConfigPath = None,
 ) -> None:
     """Check every record, and the whole against every anchor that the job has kept."""
     from esgbatch.cli import auditing
 
-    auditing.verify(config, anchor or [], as_json=json)
+    auditing.verify(config, anchor or [], files=files, as_json=json)
 
 
 @audit.command(epilog=exits.epilog((0, 1, 2, 10, 15, 17, 19, 22), "written"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 from esgbatch.compliance.audit import AuditTrail
@@ -38,12 +41,13 @@ def answer(records: Records, trail: AuditTrail, config: Config, account_id: str)
         if entry.record["details"].get("subject") == subject
         or (entry.record["business_date"] in days and _tells(entry.record["action"]))
     ]
-    if not held and not told:
+    logged = list(_logged(config.logging.directory, account_id))
+    if not held and not told and not logged:
         raise NothingToDo(
             "Nothing is kept of this account: it is in no run, or what was kept has been purged or erased.",
             advice="look at the ID; archived files of earlier dates can be searched after `esgbatch decrypt`",
         )
-    retention = config.retention
+    keep = config.retention
     return {
         "schema": SCHEMA,
         "account_id": account_id,
@@ -52,10 +56,30 @@ def answer(records: Records, trail: AuditTrail, config: Config, account_id: str)
             "names": f"account system ({config.accounts.source})",
             "scores": "ESG Portfolio Analysis API",
         },
-        "retention_days": {"files": retention.files_days, "scores_and_names": retention.ratings_days},
+        "retention_days": {
+            "files": keep.files_days,
+            "scores_and_names": keep.ratings_days,
+            "logs": keep.logs_days,
+        },
         "runs": [_run(records, run, each) for run, each in held],
         "records": told,
+        "log_lines": logged,
     }
+
+
+def _logged(folder: Path, account_id: str) -> Iterator[dict[str, Any]]:
+    """The lines about it in logs and error files."""
+    quoted = json.dumps(account_id).encode("ascii")
+    for path in sorted([*folder.glob("esgbatch-*.jsonl"), *folder.glob("errors-*.jsonl")]):
+        try:
+            lines = [line for line in path.read_bytes().split(b"\n") if quoted in line]
+        except OSError:
+            continue
+        for line in lines:
+            with suppress(ValueError, RecursionError):
+                content = json.loads(line)
+                if isinstance(content, dict) and content.get("account_id") == account_id:
+                    yield {"file": path.name, "line": content}
 
 
 def _tells(action: str) -> bool:
@@ -94,7 +118,8 @@ def render(content: dict[str, Any]) -> Iterator[str]:
     yield f"Account {content['account_id']}"
     yield f"  names come from the {content['sources']['names']}, scores from the {content['sources']['scores']}"
     days = content["retention_days"]
-    yield f"  kept: files {days['files']} days, scores and names in the checkpoint {days['scores_and_names']}"
+    kept = f"files {days['files']}, names and scores {days['scores_and_names']}, logs {days['logs']}"
+    yield f"  days that they are kept: {kept}"
     for run in content["runs"]:
         yield ""
         yield f"{run['business_date']}  {run['state']}{', ' + run['reason'] if run['reason'] else ''}"
@@ -106,6 +131,12 @@ def render(content: dict[str, Any]) -> Iterator[str]:
             yield f"  in file  revision {file['revision']}, sha256 {file['encrypted_sha256']}"
             yield f"           for {', '.join(file['recipients'])}"
             yield f"           delivered {file['delivered'] or 'never'} {file['location'] or ''}".rstrip()
+    if content["log_lines"]:
+        yield ""
+        yield "In logs and error files"
+        for each in content["log_lines"]:
+            line = each["line"]
+            yield f"  {each['file']}  {line.get('message') or line.get('reason')}"
     if content["records"]:
         yield ""
         yield "What became of these files, in the audit trail"

@@ -26,6 +26,7 @@ from esgbatch.config.model import Config
 from esgbatch.encryption.signing import sign_detached
 from esgbatch.errors import AuditBroken, BatchError, ExitCode, NothingToDo, RunHeld, WrongUsage
 from esgbatch.files import alone, private_folder
+from esgbatch.manifest import sealed_name
 from esgbatch.operations import anchors
 from esgbatch.records import Records
 
@@ -109,6 +110,46 @@ def verify(config: Config, given: Sequence[Anchor], open_records: OpenRecords) -
     except BatchError as error:
         remark = f"the checkpoint's manifests were not compared: {error}"
     return Verified(trail.examine(kept), len(kept), remark)
+
+
+def verify_files(config: Config) -> int:
+    """Compare every archived file with the hash that the trail tells; returns their number.
+
+    Raises:
+        AuditBroken: one is another than was sealed, or is gone though no record says that it was purged.
+    """
+    sealed: dict[tuple[date, int], set[str]] = {}
+    purged: set[str] = set()
+    for entry in open_trail(config).entries():
+        record, details = entry.record, entry.record["details"]
+        if record["action"] == "sealed":
+            key = date.fromisoformat(record["business_date"]), details["revision"]
+            sealed.setdefault(key, set()).add(details["encrypted_sha256"])
+        elif record["action"] == "purged" and details.get("what") == "files":
+            purged.add(record["business_date"])
+    count = 0
+    for (day, revision), known in sealed.items():
+        path = config.job.state_dir / "archive" / f"{day:%Y%m%d}" / f"r{revision}" / sealed_name(day)
+        try:
+            found = file_digest(path)
+        except FileNotFoundError:
+            if day.isoformat() in purged:
+                continue
+            raise _not_as_sealed(path, "is gone, and no record says that it was purged") from None
+        except OSError as error:
+            raise _not_as_sealed(path, f"cannot be read: {error.strerror}") from None
+        if found not in known:
+            raise _not_as_sealed(path, "is not the file that was sealed: its SHA-256 is another")
+        count += 1
+    return count
+
+
+def _not_as_sealed(path: Path, why: str) -> AuditBroken:
+    return AuditBroken(
+        f"The archived file {path} {why}.",
+        advice="keep everything as it is, compare it with the delivered file and its manifest, "
+        "and tell those who answer for security",
+    )
 
 
 # --- export ------------------------------------------------------------------------------------

@@ -62,7 +62,10 @@ def test_the_anchor_is_in_the_log_and_in_the_manifest(desk: Desk) -> None:
     assert err == ""
     desk.call("audit", "verify", "--anchor", desk.firm.manifest()["audit_anchor"])
     out, _ = desk.call("audit", "verify", "--json")
-    assert json.loads(out) == {"schema": 1, "records": 4, "head": head(desk), "anchors": 3, "torn_bytes": 0}
+    whole = {"schema": 1, "records": 4, "head": head(desk), "anchors": 3, "torn_bytes": 0}
+    assert json.loads(out) == whole | {"files": None}
+    out, _ = desk.call("audit", "verify", "--json", "--files")
+    assert json.loads(out) == whole | {"files": 1}
 
 
 @pytest.mark.parametrize(
@@ -199,6 +202,35 @@ def test_a_checkpoint_that_cannot_be_read_is_told_and_the_rest_compared(desk: De
     assert "the checkpoint's manifests were not compared" in err
 
 
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"x"), "is not the file that was sealed"),
+        (Path.unlink, "is gone, and no record says that it was purged"),
+    ],
+)
+def test_an_archived_file_that_is_not_as_it_was_sealed_is_found(
+    desk: Desk, damage: Callable[[Path], None], told: str
+) -> None:
+    (sealed,) = desk.state.glob("archive/*/r1/*.pgp")
+    damage(sealed)
+    desk.call("audit", "verify")
+    _, err = desk.call("audit", "verify", "--files", code=22)
+    assert told in err
+    assert str(sealed) in err
+
+
+def test_a_file_that_was_purged_is_not_missed(desk: Desk) -> None:
+    import esgbatch.compliance.audit as trail
+
+    (sealed,) = desk.state.glob("archive/*/r1/*.pgp")
+    sealed.unlink()
+    key = (desk.state / trail.KEY_FILE).read_bytes()
+    trail.AuditTrail(desk.trail, key).append("purged", business_date=DAY, what="files")
+    out, _ = desk.call("audit", "verify", "--files")
+    assert "0 archived files" in out
+
+
 # --- changes and refusals ---
 
 
@@ -279,6 +311,17 @@ def test_an_access_request_is_answered_from_everything_that_is_kept(desk: Desk) 
     shown, _ = desk.call("audit", "show", "--account", account)
     assert books.name(3) in shown
     assert all(line.isprintable() for line in shown.splitlines())
+
+
+def test_log_lines_about_it_are_kept_data_too(desk: Desk) -> None:
+    account = desk.firm.books.account_id(25)
+    lines = [{"account_id": account, "reason": "no_rating"}, {"account_id": account + "0", "reason": "gone"}]
+    errors = desk.logs / f"errors-{DAY:%Y%m%d}.jsonl"
+    errors.write_text("".join(json.dumps(line) + "\n" for line in lines) + "{torn")
+    out, _ = desk.call("audit", "show", "--account", account, "--json")
+    assert json.loads(out)["log_lines"] == [{"file": errors.name, "line": lines[0]}]
+    out, _ = desk.call("audit", "show", "--account", account)
+    assert f"{errors.name}  no_rating" in out
 
 
 def test_the_answer_is_told_without_the_name(desk: Desk) -> None:

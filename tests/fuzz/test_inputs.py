@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from esgbatch.accounts.csvfile import CsvAccounts
 from esgbatch.cli.night import read_accounts
 from esgbatch.cli.options import parse_time
 from esgbatch.compliance.audit import AuditTrail
+from esgbatch.compliance.sftplog import Place, harvest
 from esgbatch.config.load import load
 from esgbatch.config.model import Accounts, Config, Encryption
 from esgbatch.delivery.hostkeys import PinnedKeys
@@ -293,3 +295,28 @@ def test_key_files(tmp_path: Path, public_key: tuple[bytes, str], data: st.DataO
         pinned = Encryption(recipients=[path], fingerprints=[fingerprint])
         found = load_recipients(pinned, tmp_path / "home", 1_795_000_000.0)
         assert [key.fingerprint for key in found] == [fingerprint]
+
+
+# --- the SFTP server's log ----------------------------------------------------------------------
+
+SAID = (
+    "session opened for local user eve from [192.0.2.7]",
+    'open "/drop/FirmESGRatings_20261123.csv.pgp" flags READ mode 0666',
+    'close "/drop/FirmESGRatings_20261123.csv.pgp" bytes read 4711 written 0',
+    "session closed for local user eve from [192.0.2.7]",
+)
+HEADERS = ("Nov 24 10:00:00 h internal-sftp[12]: ", "2026-11-24T10:00:00+00:00 h sftp-server[12]: ", "")
+LOGS = ["".join(f"{header}{each}\n" for each in SAID).encode() for header in HEADERS]
+
+
+@given(st.sampled_from(LOGS).flatmap(mangled) | st.binary(max_size=300), st.sampled_from(LOGS).flatmap(mangled))
+def test_sftp_logs_of_any_shape(tmp_path: Path, first: bytes, second: bytes) -> None:
+    paths = [tmp_path / "auth.log", tmp_path / "auth.log.1"]
+    for path, content in zip(paths, (first, second), strict=True):
+        path.write_bytes(content)
+    now = datetime(2026, 11, 24, 20, tzinfo=UTC)
+    found = harvest(paths, Place("/drop", "esgbatch", lambda at: False), zone=UTC, now=now)
+    for access in found.accesses:
+        assert re.fullmatch(r"FirmESGRatings_\d{8}\.(csv\.pgp|manifest\.json)", access.file)
+        assert access.at is None or access.at < datetime(2026, 11, 26, tzinfo=UTC)
+    assert len({access.event for access in found.accesses}) == len(found.accesses)

@@ -78,6 +78,15 @@ def test_a_record_holds_who_what_when_and_the_chain(trail: AuditTrail, path: Pat
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_who_had_logged_in_before_sudo_is_told(
+    trail: AuditTrail, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uid in (65534, os.getuid(), None):
+        monkeypatch.setattr(audit, "_login", lambda uid=uid: uid)
+        trail.append("approved")
+    assert [json.loads(line)["actor"].get("login") for line in lines(path)] == ["nobody", None, None]
+
+
 def test_options_of_the_command_line_never_get_in(
     trail: AuditTrail, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
