@@ -1,4 +1,4 @@
-"""Names and scores: locked at rest, purged by age, erased on request. Real nights, real processes."""
+"""Names and scores: locked at rest, purged by age, erased on request. Real nights on real servers."""
 
 from __future__ import annotations
 
@@ -8,54 +8,63 @@ import os
 import re
 import signal
 import subprocess
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from esgbatch.checkpoint.lease import lease
-from tests.acceptance.firm import DAY, TestFirm, firm, rows, stop
+from tests.acceptance.desk import Desk, seated
+from tests.acceptance.firm import TestFirm, firm, rows, stop
 
 TODAY = datetime.now(UTC).astimezone(ZoneInfo("America/Chicago")).date()
-KEEP_ALL = {f"ESGBATCH_RETENTION__{name}_DAYS": "9000" for name in ("FILES", "LOGS", "RATINGS")}
+OLDEST, OLD, RECENT, LAST = (TODAY - timedelta(days=days) for days in (150, 120, 40, 2))
+ACCOUNTS = 40
+# Both are without a rating on the last day, so that error file and log tell of them.
 SUBJECT, OTHER = "A-000007", "A-000012"
 REASON = "GDPR Art. 17, case 4711"
 
 
-@pytest.fixture
-def small(tmp_path: Path):
-    with firm(tmp_path, 40) as each:
-        each.environment |= KEEP_ALL
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestFirm]:
+    """Four delivered nights, of which nothing was purged."""
+    with firm(tmp_path_factory.mktemp("privacy"), ACCOUNTS) as each:
+        each.environment |= {
+            f"ESGBATCH_RETENTION__{name}_DAYS": "9000" for name in ("FILES", "LOGS", "RATINGS")
+        }
+        each.environment["ESGBATCH_QUALITY__MAX_FAILED_PERCENT"] = "20"
+        for day in (OLDEST, OLD, RECENT):
+            each.run("run", day=day)
+        each.server.switch(accounts={SUBJECT: "no_rating", OTHER: "no_rating"})
+        each.run("run", day=LAST)
+        each.server.switch(accounts={})
         yield each
 
 
 @pytest.fixture
-def slow(tmp_path: Path):
-    with firm(tmp_path, 600, rate=150) as each:
-        each.environment |= KEEP_ALL
-        yield each
+def desk(
+    nights: TestFirm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Desk:
+    return seated(nights, tmp_path, monkeypatch, capsys)
 
 
-def ago(days: int) -> date:
-    return TODAY - timedelta(days=days)
-
-
-def kept(firm: TestFirm) -> dict[Path, bytes]:
+def kept(*folders: Path) -> dict[Path, bytes]:
     """Every file that the job keeps, with its bytes; the database's side files too."""
     return {
         path: path.read_bytes()
-        for folder in (firm.state, firm.folder / "logs")
+        for folder in folders
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.is_symlink()
     }
 
 
-def clear_text(firm: TestFirm, *wanted: str) -> set[tuple[str, str]]:
+def clear_text(files: dict[Path, bytes], *wanted: str) -> set[tuple[str, str]]:
     """Which file has which of these, also as JSON would write it."""
     return {
         (path.name, each)
-        for path, content in kept(firm).items()
+        for path, content in files.items()
         for each in wanted
         if each.encode() in content or json.dumps(each)[1:-1].encode() in content
     }
@@ -63,285 +72,265 @@ def clear_text(firm: TestFirm, *wanted: str) -> set[tuple[str, str]]:
 
 def names_and_scores(firm: TestFirm) -> list[str]:
     """Names, and each account's scores as they stand beside each other; one alone may stand there by chance."""
-    books = firm.books
-    names = [books.name(index) for index in range(books.accounts)]
-    return [each for each in names if len(each) > 6] + [
-        ",".join(books.cells(index)) for index in range(books.accounts)
-    ]
+    indices = range(firm.books.accounts)
+    names = [name for name in map(firm.books.name, indices) if len(name) > 6]
+    return names + [",".join(firm.books.cells(index)) for index in indices]
+
+
+def days(desk: Desk, **limits: int) -> None:
+    desk.set(**{f"RETENTION__{name.upper()}_DAYS": value for name, value in limits.items()})
 
 
 # --- at rest ----------------------------------------------------------------------------------
 
 
-def test_no_name_and_no_score_of_a_night_lies_on_disk(slow: TestFirm):
+def test_no_name_and_no_score_of_a_night_lies_on_disk(tmp_path: Path):
     """Neither amid the night, when it is killed, nor at its end."""
-    wanted = names_and_scores(slow)
-    assert len(wanted) > 1000
-    process = slow.process("run")
-    slow.wait_until_done(200, process)
-    stop(process, signal.SIGKILL)
-    searched = {"checkpoint.sqlite", "checkpoint.sqlite-wal", "checkpoint.key", f"esgbatch-{DAY:%Y%m%d}.jsonl"}
-    assert searched <= {path.name for path in kept(slow)}
-    assert ("checkpoint.sqlite-wal", SUBJECT) in clear_text(slow, SUBJECT), "what is searched holds the rows"
-    assert clear_text(slow, *wanted) == set()
-    slow.run("resume")
-    assert slow.plaintext() == slow.expected()
-    assert f"FirmESGRatings_{DAY:%Y%m%d}.csv.pgp" in {path.name for path in kept(slow)}
-    assert clear_text(slow, *wanted) == set()
-    assert (slow.state / "keyring" / "checkpoint.key").stat().st_mode & 0o777 == 0o600
+    with firm(tmp_path, 300, rate=100) as slow:
+        folders, wanted = (slow.state, slow.folder / "logs"), names_and_scores(slow)
+        assert len(wanted) > 500
+        process = slow.process("run")
+        slow.wait_until_done(100, process)
+        stop(process, signal.SIGKILL)
+        files = kept(*folders)
+        searched = {path.name for path in files}
+        assert {"checkpoint.sqlite", "checkpoint.sqlite-wal", "checkpoint.key", "audit.jsonl"} <= searched
+        assert ("checkpoint.sqlite-wal", SUBJECT) in clear_text(files, SUBJECT), (
+            "the rows are in what is searched"
+        )
+        assert clear_text(files, *wanted) == set()
+        slow.run("resume")
+        assert slow.plaintext() == slow.expected()
+        assert slow.sealed.name in {path.name for path in kept(*folders)}
+        assert clear_text(kept(*folders), *wanted) == set()
+        assert (slow.state / "keyring" / "checkpoint.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_key_is_changed_and_the_wrong_one_is_told(small: TestFirm):
-    small.run("run")
-    path = small.state / "keyring" / "checkpoint.key"
+def test_the_key_is_changed_and_the_wrong_one_is_told(desk: Desk):
+    path = desk.state / "keyring" / "checkpoint.key"
     before = path.read_bytes()
-    ran = small.run("rotate-key", day=None)
-    assert "names and scores of 1 run(s)" in ran.out
+    assert "names and scores of 4 run(s)" in desk.call("rotate-key")[0]
     after = path.read_bytes()
     assert after != before
-    small.run("rerun", "--accounts", SUBJECT)
-    assert small.plaintext() == small.expected()
+    again = ("rerun", "--accounts", OTHER, "--date", RECENT)
+    desk.call(*again)
     path.write_bytes(before)
-    ran = small.run("rerun", "--accounts", SUBJECT, code=10)
-    assert "The checkpoint's key is the wrong one" in ran.err
-    assert "FAIL" in small.run("doctor", code=20, day=None).out
-    small.run("status")
-    small.run("report")
+    assert "The checkpoint's key is the wrong one" in desk.call(*again, code=10)[1]
+    assert re.search(r"FAIL +checkpoint ", desk.call("doctor", code=20)[0])
+    desk.call("status", "--date", RECENT)
+    desk.call("report", "--date", RECENT)
     path.write_bytes(after)
-    small.environment |= {"ESGBATCH_CHECKPOINT__KEY": '{ env = "K" }', "K": "7f" * 32}
-    small.run("rotate-key", day=None)
+    desk.monkeypatch.setenv("K", "7f" * 32)
+    desk.set(CHECKPOINT__KEY='{ env = "K" }')
+    desk.call("rotate-key")
     assert not path.exists()
-    small.run("rerun", "--accounts", SUBJECT)
-    assert small.plaintext() == small.expected()
-    small.run("audit", "verify", day=None)
-    assert clear_text(small, "7f" * 32) == set()
-    small.environment["K"] = "a pass phrase is no key"
-    assert "32 random bytes" in small.run("rerun", "--accounts", SUBJECT, code=10).err
+    desk.call(*again)
+    desk.call("audit", "verify")
+    assert clear_text(kept(desk.state, desk.logs), "7f" * 32) == set()
+    desk.monkeypatch.setenv("K", "a pass phrase is no key")
+    assert "32 random bytes" in desk.call(*again, code=10)[1]
 
 
 # --- purge ------------------------------------------------------------------------------------
 
 
-def tree(firm: TestFirm) -> set[str]:
-    """The job's files except those that every command writes to or makes."""
-    return {
-        str(path.relative_to(firm.folder))
-        for path in kept(firm)
-        if not re.search(r"checkpoint\.sqlite|audit|locks|\.key$", str(path))
-    }
-
-
-def test_what_is_too_old_goes_and_nothing_else(small: TestFirm):
-    oldest, old, recent = ago(150), ago(120), ago(40)
-    small.server.switch(accounts={SUBJECT: "no_rating"})
-    for day in (oldest, old, recent):
-        small.run("run", day=day)
-    logs, archive = small.folder / "logs", small.state / "archive"
+def test_what_is_too_old_goes_and_nothing_else(desk: Desk):
+    archive = desk.state / "archive"
     strangers = [
-        archive / f"{oldest:%Y%m%d}" / "r1" / "notes.txt",
+        archive / f"{OLDEST:%Y%m%d}" / "r1" / "notes.txt",
         archive / "20010101.txt",
-        logs / "audit-20010101.jsonl",
-        logs / "errors-2001.jsonl",
+        desk.logs / "audit-20010101.jsonl",
+        desk.logs / "errors-2001.jsonl",
     ]
     for path in strangers:
         path.write_text("not the job's")
-    (logs / "errors-20010101.jsonl").symlink_to(strangers[0])
-    before = tree(small)
-    small.environment |= {
-        "ESGBATCH_RETENTION__FILES_DAYS": "100",
-        "ESGBATCH_RETENTION__LOGS_DAYS": "130",
-        "ESGBATCH_RETENTION__RATINGS_DAYS": "30",
+    (desk.logs / "errors-20010101.jsonl").symlink_to(strangers[0])
+    before = set(kept(archive, desk.logs))
+    days(desk, files=100, logs=130, ratings=30)
+    out, _ = desk.call("purge", "--dry-run")
+    assert set(kept(archive, desk.logs)) == before
+    due = {
+        "ratings": (OLDEST, OLD, RECENT),
+        "files": (OLDEST, OLD),
+        "history": (OLDEST, OLD),
+        "logs": (OLDEST,),
     }
-    dry = small.run("purge", "--dry-run", day=None)
-    assert tree(small) == before
-    listed = {tuple(line.split()[2:4]) for line in dry.out.splitlines() if line.startswith("would go")}
-    assert listed == {
-        (str(day), what)
-        for what, days in {
-            "ratings": (oldest, old, recent),
-            "files": (oldest, old),
-            "history": (oldest, old),
-            "logs": (oldest,),
-        }.items()
-        for day in days
-    }
-    size = sum(path.stat().st_size for path in (archive / f"{old:%Y%m%d}" / "r1").iterdir())
-    assert f"would go  {old}  files    2 file(s), {size:,} bytes" in dry.out
+    listed = {tuple(line.split()[2:4]) for line in out.splitlines() if line.startswith("would go")}
+    assert listed == {(str(day), what) for what, all_days in due.items() for day in all_days}
+    size = sum(path.stat().st_size for path in (archive / f"{OLD:%Y%m%d}" / "r1").iterdir())
+    assert f"would go  {OLD}  files    2 file(s), {size:,} bytes" in out
 
-    small.run("purge", day=None)
-    assert before - tree(small) == {
+    desk.call("purge")
+    gone = {path.relative_to(desk.folder) for path in before - set(kept(archive, desk.logs))}
+    assert set(map(str, gone)) == {
         *(
             f"state/archive/{day:%Y%m%d}/r1/FirmESGRatings_{day:%Y%m%d}.{end}"
-            for day in (oldest, old)
+            for day in (OLDEST, OLD)
             for end in ("csv.pgp", "manifest.json")
         ),
-        f"logs/esgbatch-{oldest:%Y%m%d}.jsonl",
-        f"logs/errors-{oldest:%Y%m%d}.jsonl",
+        f"logs/esgbatch-{OLDEST:%Y%m%d}.jsonl",
+        f"logs/errors-{OLDEST:%Y%m%d}.jsonl",
     }
-    assert not (archive / f"{old:%Y%m%d}").exists()
+    assert not (archive / f"{OLD:%Y%m%d}").exists()
     assert all(path.read_text() == "not the job's" for path in strangers)
-    assert (logs / "errors-20010101.jsonl").is_symlink()
+    assert (desk.logs / "errors-20010101.jsonl").is_symlink()
+    told = {(each["business_date"], each["details"]["what"]) for each in desk.records("purged")}
+    assert told == listed
+    desk.call("audit", "verify")
+    assert desk.call("purge")[0].startswith("0 removed")
 
+
+def test_a_purged_date_says_what_it_can_still_do(desk: Desk):
+    days(desk, ratings=30)
+    desk.call("purge")
     for command in (["rerun", "--failed"], ["rerun", "--accounts", OTHER]):
-        assert "were purged on" in small.run(*command, day=recent, code=19).err
+        assert "were purged on" in desk.call(*command, "--date", RECENT, code=19)[1]
     for command in ("run", "resume", "deliver"):
-        small.run(command, day=recent)
-    report = small.run("report", day=recent).out
+        desk.call(command, "--date", RECENT)
+    report, _ = desk.call("report", "--date", RECENT)
     assert "Names and scores were purged" in report
-    assert re.search(r"Succeeded +39 ", report)
-    assert "There is no run" in small.run("report", day=old, code=19).err
-    told = [json.loads(line) for line in (small.state / "audit.jsonl").read_text().splitlines()]
-    purged = [(each["business_date"], each["details"]["what"]) for each in told if each["action"] == "purged"]
-    assert sorted(purged) == sorted(listed)
-    small.run("audit", "verify", day=None)
-    assert "0 removed" in small.run("purge", day=None).out
+    assert re.search(rf"Succeeded +{ACCOUNTS} ", report)
+    assert "Nothing is kept" not in desk.call("audit", "show", "--account", SUBJECT)[0]
+    desk.call("rerun", "--accounts", OTHER, "--date", LAST)
 
 
-def test_the_figures_that_the_gates_compare_with_stay(small: TestFirm):
-    small.run("run", day=ago(150))
-    small.run("run", day=ago(120))
-    small.environment["ESGBATCH_RETENTION__FILES_DAYS"] = "100"
-    small.run("purge", day=None)
-    assert "There is no run" in small.run("report", day=ago(150), code=19).err
-    small.run("report", day=ago(120))
-    few = small.folder / "few.csv"
+def test_the_figures_that_the_gates_compare_with_stay(desk: Desk):
+    days(desk, files=1, ratings=1)
+    desk.call("purge")
+    for day in (OLDEST, OLD, RECENT):
+        assert "There is no run" in desk.call("report", "--date", day, code=19)[1]
+    desk.call("report", "--date", LAST)
+    few = desk.folder / "few.csv"
     few.write_text("id,name\n" + "".join(f"A-{n:06d},Name {n}\n" for n in range(1, 11)))
-    for key, value in {
-        "SOURCE": "csv",
-        "PATH": str(few),
-        "ID": "id",
-        "NAME": "name",
-        "STATUS": "status",
-    }.items():
-        small.environment[f"ESGBATCH_ACCOUNTS__{key}"] = value
-    assert "10 accounts, after 40" in small.run("run", day=TODAY, code=14).err
+    source = {"SOURCE": "csv", "PATH": few, "ID": "id", "NAME": "name", "STATUS": "status"}
+    desk.set(**{f"ACCOUNTS__{key}": value for key, value in source.items()})
+    assert f"10 accounts, after {ACCOUNTS}" in desk.call("run", code=14)[1]
 
 
-def test_a_delivered_run_purges_and_a_failure_there_changes_nothing(small: TestFirm):
-    small.run("run", day=ago(120))
-    small.environment["ESGBATCH_RETENTION__FILES_DAYS"] = "100"
-    small.environment["ESGBATCH_RETENTION__LOGS_DAYS"] = "100"
-    folder = small.state / "archive" / f"{ago(120):%Y%m%d}"
-    log = small.folder / "logs" / f"errors-{ago(120):%Y%m%d}.jsonl"
-    assert folder.exists()
-    with lease(small.state, ago(120), "test"):
-        small.run("run", day=TODAY)
-    assert folder.exists(), "what a run holds is left alone"
-    assert log.exists()
-    small.run("run", day=ago(1))
+def test_a_delivered_run_purges_and_leaves_alone_what_is_at_work(desk: Desk):
+    days(desk, files=130, logs=130)
+    folder, log = desk.state / "archive" / f"{OLDEST:%Y%m%d}", desk.logs / f"errors-{OLDEST:%Y%m%d}.jsonl"
+    with lease(desk.state, OLDEST, "test"):
+        desk.call("rerun", "--accounts", OTHER, "--date", LAST)
+        assert folder.exists()
+        assert log.exists()
+    desk.call("rerun", "--accounts", OTHER, "--date", LAST)
     assert not folder.exists()
     assert not log.exists()
 
 
-def test_a_legal_hold_keeps_dates_and_accounts(small: TestFirm):
-    held, free = ago(150), ago(140)
-    for day in (held, free, ago(130)):
-        small.run("run", day=day)
-    small.environment |= {f"ESGBATCH_RETENTION__{name}_DAYS": "100" for name in ("FILES", "LOGS", "RATINGS")}
-    small.environment["ESGBATCH_RETENTION__HOLDS"] = f'["{held}"]'
-    ran = small.run("purge", day=None)
-    assert ran.out.count("the date is on hold") == 4
-    assert (small.state / "archive" / f"{held:%Y%m%d}").exists()
-    assert not (small.state / "archive" / f"{free:%Y%m%d}").exists()
-    small.run("rerun", "--accounts", OTHER, day=held)
-    ran = small.run("erase", "--accounts", SUBJECT, "--reason", REASON, day=None, code=2)
-    assert f"{held}, which is on legal hold" in ran.err
-    small.environment["ESGBATCH_RETENTION__HOLDS"] = f'["account:{SUBJECT}"]'
-    ran = small.run("purge", day=None)
-    assert "an account on hold is in it" in ran.out
-    small.run("rerun", "--accounts", OTHER, day=held)
-    ran = small.run("erase", "--accounts", f"{OTHER},{SUBJECT}", "--reason", REASON, day=None, code=2)
-    assert "1 of the accounts are on legal hold" in ran.err
-    assert clear_text(small, OTHER)
-    small.environment["ESGBATCH_RETENTION__HOLDS"] = '["24 November"]'
-    assert "retention.holds" in small.run("purge", day=None, code=10).err
+def test_a_purge_that_fails_changes_nothing_about_the_run(desk: Desk):
+    days(desk, logs=130)
+    command = [*desk.firm.command("rerun", "--accounts", OTHER), "--date", str(LAST)]
+    setpriv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    # What cannot be read cannot be described to the audit trail, and stays.
+    (desk.logs / f"errors-{OLDEST:%Y%m%d}.jsonl").chmod(0)
+    done = subprocess.run([*setpriv, *command], check=False, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "`esgbatch purge` tries again" in done.stderr
+    assert (desk.logs / f"errors-{OLDEST:%Y%m%d}.jsonl").exists()
 
 
-def test_a_purge_that_was_killed_is_finished_by_the_next(small: TestFirm):
-    small.run("run", day=ago(150))
-    small.run("run", day=ago(1))
-    small.environment |= {f"ESGBATCH_RETENTION__{name}_DAYS": "100" for name in ("FILES", "LOGS", "RATINGS")}
+def test_a_legal_hold_keeps_dates_and_accounts(desk: Desk):
+    days(desk, files=100, logs=100, ratings=100)
+    desk.set(RETENTION__HOLDS=f'["{OLDEST}"]')
+    out, _ = desk.call("purge")
+    assert out.count("the date is on hold") == 4
+    assert (desk.state / "archive" / f"{OLDEST:%Y%m%d}").exists()
+    assert not (desk.state / "archive" / f"{OLD:%Y%m%d}").exists()
+    erase = ("erase", "--accounts", f"{OTHER},{SUBJECT}", "--reason", REASON)
+    assert f"{OLDEST}, which is on legal hold" in desk.call(*erase, code=2)[1]
+    desk.set(RETENTION__HOLDS=f'["account:{SUBJECT}"]')
+    assert "an account on hold is in it" in desk.call("purge")[0]
+    assert "1 of the accounts are on legal hold" in desk.call(*erase, code=2)[1]
+    desk.call("rerun", "--accounts", OTHER, "--date", OLDEST)
+    desk.set(RETENTION__HOLDS='["24 November"]')
+    assert "retention.holds" in desk.call("purge", code=10)[1]
+
+
+def test_a_purge_that_was_killed_is_finished_by_the_next(desk: Desk):
+    days(desk, files=130, logs=130, ratings=130)
     kills = 0
-    for after in (2, 5, 8, 11, 14):
+    for after in (2, 6, 10):
         kill = f"-e trace=fsync,fdatasync -e inject=fsync,fdatasync:signal=KILL:when={after}"
-        strace = ["strace", "-f", "-qq", "-o", "/dev/null", *kill.split(), *small.command("purge")]
-        done = subprocess.run(strace, check=False, capture_output=True, env=os.environ | small.environment)
-        kills += done.returncode == -signal.SIGKILL
-        small.run("status", day=ago(1))
+        strace = ["strace", "-f", "-qq", "-o", "/dev/null", *kill.split(), *desk.firm.command("purge")]
+        kills += subprocess.run(strace, check=False, capture_output=True).returncode == -signal.SIGKILL
+        desk.call("report", "--date", LAST)
     assert kills
-    small.run("purge", day=None)
-    assert not (small.state / "archive" / f"{ago(150):%Y%m%d}").exists()
-    assert "There is no run" in small.run("report", day=ago(150), code=19).err
-    assert small.run("purge", day=None).out.startswith("0 removed")
-    small.run("audit", "verify", day=None)
+    desk.call("purge")
+    assert not (desk.state / "archive" / f"{OLDEST:%Y%m%d}").exists()
+    assert "There is no run" in desk.call("report", "--date", OLDEST, code=19)[1]
+    assert desk.call("purge")[0].startswith("0 removed")
+    desk.call("audit", "verify")
 
 
 # --- erase ------------------------------------------------------------------------------------
 
 
-def test_an_erased_account_is_in_no_byte_that_the_job_can_open(small: TestFirm):
-    index = next(n for n in range(40) if small.books.account_id(n) == SUBJECT)
-    name, scores = small.books.name(index), ",".join(small.books.cells(index))
-    small.run("run", day=ago(2))
-    small.server.switch(accounts={SUBJECT: "no_rating", OTHER: "no_rating"})
-    small.run("run")
-    assert {"checkpoint.sqlite", f"errors-{DAY:%Y%m%d}.jsonl", f"esgbatch-{DAY:%Y%m%d}.jsonl"} <= {
-        file for file, _ in clear_text(small, SUBJECT)
-    }
-    lengths = {path: len(content) for path, content in kept(small).items() if "errors-" in path.name}
-    dry = small.run("erase", "--accounts", SUBJECT, "--reason", REASON, "--dry-run", day=None)
-    assert dry.out.count("is in ") == 2
-    assert clear_text(small, SUBJECT)
+def test_an_erased_account_is_in_no_byte_that_the_job_can_open(desk: Desk):
+    books = desk.firm.books
+    index = next(n for n in range(ACCOUNTS) if books.account_id(n) == SUBJECT)
+    errors, log = (f"{kind}-{LAST:%Y%m%d}.jsonl" for kind in ("errors", "esgbatch"))
+    before = kept(desk.state, desk.logs)
+    assert {"checkpoint.sqlite", errors, log} <= {file for file, _ in clear_text(before, SUBJECT)}
+    erase = ("erase", "--accounts", SUBJECT, "--reason", REASON)
+    out, _ = desk.call(*erase, "--dry-run")
+    assert out.count("is in ") == 4
+    assert clear_text(kept(desk.state), SUBJECT)
 
-    ran = small.run("erase", "--accounts", SUBJECT, "--reason", REASON, day=None)
-    assert clear_text(small, SUBJECT, name, scores) == set()
-    assert {file for file, _ in clear_text(small, OTHER)} >= {"checkpoint.sqlite", f"errors-{DAY:%Y%m%d}.jsonl"}
-    assert {path: len(content) for path, content in kept(small).items() if path in lengths} == lengths
-    assert [line["account_id"] for line in small.errors()] == ["*" * len(SUBJECT), OTHER]
+    out, _ = desk.call(*erase)
+    after = kept(desk.state, desk.logs)
+    assert clear_text(after, SUBJECT, books.name(index), ",".join(books.cells(index))) == set()
+    assert {file for file, _ in clear_text(after, OTHER)} >= {"checkpoint.sqlite", errors, log}
+    assert all(len(after[desk.logs / name]) == len(before[desk.logs / name]) for name in (errors, log))
+    lines = [json.loads(line) for line in after[desk.logs / errors].splitlines()]
+    assert [line["account_id"] for line in lines] == ["*" * len(SUBJECT), OTHER]
+    for line in after[desk.logs / log].splitlines():
+        json.loads(line)
 
-    path = Path(ran.out.split("Certificate: ")[1].strip())
+    path = Path(out.split("Certificate: ")[1].strip())
     certificate = json.loads(path.read_text())
     assert path.stat().st_mode & 0o777 == 0o600
     assert certificate["reason"] == REASON
-    assert certificate["erased"]["checkpoint_rows"] == {str(ago(2)): 1, str(DAY): 1}
-    assert len(certificate["residual"]) == 2
+    assert certificate["erased"]["checkpoint_rows"] == {str(day): 1 for day in (OLDEST, OLD, RECENT, LAST)}
     assert {each["holds_subject"] for each in certificate["residual"]} == {"yes"}
     assert {each["removed_after"] for each in certificate["residual"]} == {
-        str(day + timedelta(days=9001)) for day in (ago(2), DAY)
+        str(day + timedelta(days=9001)) for day in (OLDEST, OLD, RECENT, LAST)
     }
-    told = [json.loads(line) for line in (small.state / "audit.jsonl").read_text().splitlines()]
-    [erased] = [each["details"] for each in told if each["action"] == "erased"]
+    [erased] = [each["details"] for each in desk.records("erased")]
     assert [erased["subject"]] == certificate["subjects"]
     assert erased["certificate_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    small.run("audit", "verify", day=None)
+    desk.call("audit", "verify")
 
-    small.server.switch(accounts={})
-    assert "was erased on" in small.run("rerun", "--accounts", SUBJECT, code=2).err
-    assert "erased since" in small.run("deliver", code=19).err
-    small.run("rerun", "--accounts", OTHER)
-    assert [row[0] for row in rows(small.plaintext())[1:]] == [
-        each for each in map(small.books.account_id, range(40)) if each != SUBJECT
-    ]
-    manifest = small.manifest()
+    _, err = desk.call(*erase)
+    assert "are in no run" in err
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_the_file_after_an_erasure_says_that_somebody_is_left_out(desk: Desk):
+    desk.call("erase", "--accounts", SUBJECT, "--reason", REASON)
+    assert "was erased on" in desk.call("rerun", "--accounts", SUBJECT, "--date", LAST, code=2)[1]
+    assert "erased since" in desk.call("deliver", "--date", LAST, code=19)[1]
+    desk.call("rerun", "--accounts", OTHER, "--date", LAST)
+    name = f"FirmESGRatings_{LAST:%Y%m%d}"
+    ids = list(map(desk.firm.books.account_id, range(ACCOUNTS)))
+    plain = desk.firm.plaintext(desk.firm.drop / f"{name}.csv.pgp")
+    assert [row[0].removeprefix("'") for row in rows(plain)[1:]] == [each for each in ids if each != SUBJECT]
+    manifest = json.loads((desk.firm.drop / f"{name}.manifest.json").read_text())
     assert manifest["excluded_by"]["erased"] == 1
-    assert manifest["counts"]["listed"] - manifest["counts"]["excluded"] == manifest["counts"]["rows"] == 39
-    small.run("deliver")
-    assert clear_text(small, SUBJECT, name, scores) == set()
-
-    again = small.run("erase", "--accounts", SUBJECT, "--reason", REASON, day=None)
-    assert "are in no run" in again.err
-    assert "is in " in again.out, "the archived file that holds it is listed again"
-    small.run("run", day=TODAY)
-    shown = small.run("audit", "show", "--account", SUBJECT, day=None).out
-    assert str(TODAY) in shown, "listed again, rated again"
+    counts = manifest["counts"]
+    assert counts["listed"] - counts["excluded"] == counts["rows"] == counts["succeeded"] == ACCOUNTS - 1
+    desk.call("deliver", "--date", LAST)
+    assert clear_text(kept(desk.state, desk.logs), SUBJECT) == set()
+    desk.call("run")
+    assert str(TODAY) in desk.call("audit", "show", "--account", SUBJECT)[0], "listed again, rated again"
 
 
-def test_what_must_not_be_erased_or_said_is_refused(small: TestFirm):
-    small.run("run")
-    ran = small.run("erase", "--accounts", SUBJECT, "--reason", f"asked by {SUBJECT}", day=None, code=2)
-    assert "no account's ID" in ran.err
-    with lease(small.state, DAY, "test"):
-        small.run("erase", "--accounts", SUBJECT, "--reason", REASON, day=None, code=11)
-    assert clear_text(small, SUBJECT)
-    ran = small.run("erase", "--accounts", "A-NOBODY", "--reason", REASON, day=None)
-    assert "1 of the accounts are in no run" in ran.err
+def test_what_must_not_be_erased_or_said_is_refused(desk: Desk):
+    _, err = desk.call("erase", "--accounts", SUBJECT, "--reason", f"asked by {SUBJECT}", code=2)
+    assert "no account's ID" in err
+    with lease(desk.state, LAST, "test"):
+        desk.call("erase", "--accounts", SUBJECT, "--reason", REASON, code=11)
+    assert clear_text(kept(desk.state), SUBJECT)
+    _, err = desk.call("erase", "--accounts", "A-NOBODY", "--reason", REASON)
+    assert "1 of the accounts are in no run" in err

@@ -246,6 +246,7 @@ def test_the_json_tells_everything() -> None:
         "failed_percent": 0.28,
         "approved": "J. Doe",
         "next": told["next"],
+        "ratings_purged": None,
         "executions": [
             {
                 "command": "run",
