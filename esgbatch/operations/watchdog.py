@@ -10,8 +10,8 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -30,6 +30,10 @@ GRACE = 20.0  # seconds from SIGTERM to SIGKILL
 DYING = 5.0  # seconds for the kernel after that
 LOOK = 20.0  # seconds for the checkpoint to answer
 LATE_START = timedelta(minutes=15)
+# Schedulers start the check when the job stops itself: it is given this long to have ended, and
+# a check that comes a little early waits for the deadline.
+SETTLE = 15.0
+SOON = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,9 @@ class Watchdog:
         """Look, end what must end, alert; the outbox is for the caller to send."""
         standing = self._look()
         owner = last_holder(self._essentials.job.state_dir, self._day)
+        if owner is not None and not standing.delivered and self._let_it_end(owner):
+            standing = self._look()
+            owner = last_holder(self._essentials.job.state_dir, self._day)
         at_work = owner is not None and owner.is_alive()
         if owner is not None and at_work and not standing.delivered and self._is_over(owner):
             return self._overdue(owner)
@@ -125,7 +132,20 @@ class Watchdog:
 
     def _is_over(self, owner: Owner) -> bool:
         """Its time is up: the date's deadline, or a later one that an operator has given it."""
-        return self._clock.time() >= max(self._deadline, owner.until or self._deadline)
+        return self._clock.time() >= self._bound(owner)
+
+    def _bound(self, owner: Owner) -> float:
+        return max(self._deadline, owner.until or self._deadline)
+
+    def _let_it_end(self, owner: Owner) -> bool:
+        """Wait around its deadline for a process that may stop by itself; whether there was one."""
+        left = self._bound(owner) + SETTLE - self._clock.time()
+        if not 0 < left <= SOON + SETTLE or owner.host != socket.gethostname() or not owner.is_alive():
+            return False
+        with suppress(OSError), _opened(owner.pid) as process:
+            if owner.is_alive():
+                _ended(process, left)
+        return True
 
     # --- what there is to say ---
 
@@ -237,25 +257,29 @@ class Watchdog:
         if owner.host != socket.gethostname():
             return f"it is on {owner.host}, out of reach"
         try:
-            process = os.pidfd_open(owner.pid)
-        except OSError:
-            return "it has ended by itself"
-        try:
-            # Only now: the descriptor names this process for good, whatever becomes of its number.
-            if not owner.is_alive():
-                return "it has ended by itself"
-            signal.pidfd_send_signal(process, signal.SIGTERM)
-            signal.pidfd_send_signal(process, signal.SIGCONT)  # one that is stopped would not hear
-            if _ended(process, self._grace):
-                return "it ended after SIGTERM"
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-            return "it ended after SIGKILL" if _ended(process, DYING) else "SIGKILL did not end it"
-        except ProcessLookupError:
-            return "it has ended by itself"
+            with _opened(owner.pid) as process:
+                # Only now: the descriptor names this process for good, whatever becomes of its number.
+                if not owner.is_alive():
+                    return "it has ended by itself"
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+                signal.pidfd_send_signal(process, signal.SIGCONT)  # one that is stopped would not hear
+                if _ended(process, self._grace):
+                    return "it ended after SIGTERM"
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                return "it ended after SIGKILL" if _ended(process, DYING) else "SIGKILL did not end it"
         except PermissionError:
             return "it belongs to another user"
-        finally:
-            os.close(process)
+        except OSError:
+            return "it has ended by itself"
+
+
+@contextmanager
+def _opened(pid: int) -> Iterator[int]:
+    process = os.pidfd_open(pid)
+    try:
+        yield process
+    finally:
+        os.close(process)
 
 
 def _ended(process: int, seconds: float) -> bool:

@@ -16,11 +16,12 @@ import pytest
 import typer.core
 import typer.main
 
+from esgbatch.alerting.conditions import Name
 from esgbatch.cli.app import app
 from esgbatch.cli.exits import MEANINGS
 from esgbatch.config import document
 from esgbatch.config.load import load
-from esgbatch.config.model import Config, Section
+from esgbatch.config.model import Alerts, Config, Email, PagerDuty, Section
 from esgbatch.deadline import moment
 from esgbatch.errors import BatchError, ExitCode
 
@@ -162,7 +163,7 @@ def test_the_template_is_valid_and_says_what_the_defaults_are():
 def test_the_template_names_every_section_that_works():
     written = tomllib.loads(template())
     for name, field in Config.model_fields.items():
-        if name in ("alerts", "metrics", "retention"):
+        if name == "retention":
             continue
         assert name in written, name
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -179,6 +180,35 @@ def test_every_key_is_explained():
     told = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", document.render(), re.MULTILINE)
     assert len(told) > 80
     assert [key for key, meaning in told if not meaning.strip()] == []
+
+
+def test_the_commented_alerts_of_the_template_are_valid():
+    """Without their comment signs: each key is one of the model's, and the whole loads."""
+    lines = template().splitlines()
+    begin, end = lines.index("# [alerts.email]"), lines.index("[logging]")
+    written = tomllib.loads("\n".join(line.removeprefix("# ") for line in lines[begin:end]))
+    Alerts.model_validate(written["alerts"])
+    assert set(written["alerts"]["email"]) == set(Email.model_fields) - {"timeout"}
+    assert set(written["alerts"]["pagerduty"]) == set(PagerDuty.model_fields) - {"timeout", "url"}
+
+
+# --- the runbook ------------------------------------------------------------------------------
+
+RUNBOOK = (ROOT / "docs/operations.md").read_text()
+
+
+def test_every_alert_has_its_section_in_the_runbook():
+    headings = re.findall(r"^#+ (.*)$", RUNBOOK, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in headings}
+    for name in Name:
+        page, anchor = name.runbook.split("#")
+        assert page == "docs/operations.md"
+        assert anchor in anchors, name
+
+
+def test_every_exit_code_has_its_row_in_the_runbook():
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", RUNBOOK, re.MULTILINE)}
+    assert told == set(MEANINGS)
 
 
 # --- the crontab ------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ if sys.argv[3] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 with lease(pathlib.Path(sys.argv[1]), date.fromisoformat(sys.argv[2]), "run", float(sys.argv[4])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(1 if sys.argv[3] == "ending" else 60)
 """
 
 
@@ -102,7 +102,7 @@ def test_what_still_goes_on_is_ended(tmp_path: Path, manner: str, signum: signal
 
 def test_before_the_deadline_and_before_its_own_nothing_is_ended(tmp_path: Path) -> None:
     with holding(tmp_path, until=NINE + 7200) as process:
-        early, late = Nine(tmp_path, NINE - 60), Nine(tmp_path, NINE + 60)
+        early, late = Nine(tmp_path, NINE - 120), Nine(tmp_path, NINE + 60)
         assert early.check().well
         assert early.names == []
         verdict = late.check()
@@ -110,6 +110,15 @@ def test_before_the_deadline_and_before_its_own_nothing_is_ended(tmp_path: Path)
         assert "may be until 11:00 CST" in verdict.text
         assert process.poll() is None
         process.kill()
+
+
+@pytest.mark.parametrize("at", [NINE - 30, NINE, NINE + 5])
+def test_a_run_that_stops_itself_at_nine_is_given_the_time(tmp_path: Path, at: float) -> None:
+    with holding(tmp_path, "ending") as process:
+        nine = Nine(tmp_path, at)
+        nine.check()
+        assert process.wait(10) == 0
+    assert nine.names == [Name.NOT_STARTED], "nobody is at work any more, and this checkpoint knows of no run"
 
 
 def test_a_stranger_with_the_number_of_the_owner_is_left_alone(tmp_path: Path) -> None:
