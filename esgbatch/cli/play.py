@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import tempfile
@@ -44,18 +45,29 @@ def play(accounts: int, rate: float | None) -> None:
 
 def stay(accounts: int, rate: float | None) -> None:
     """The sandbox, until Ctrl-C."""
-    with _sandbox(accounts, rate) as (folder, server, _, path):
+    with _sandbox(accounts, rate) as (folder, server, desk, path):
+        places = server.places
+        names = {
+            "ESGBATCH_CONFIG": path,
+            "CONTROL": places.control_url,
+            "DROP": places.sftp.folder,
+            "MAILS": places.mail.folder,
+            "PAGER": places.pager.events,
+            "LOGS": folder / "logs",
+            "DESK": desk.home,
+        }
         print(
             f"The sandbox runs until Ctrl-C; everything it keeps is in {folder}.\n\n"
-            f"Run the job     esgbatch run --config {path}\n"
-            f"Look at it      esgbatch status --config {path}\n"
-            f"Drop folder     {server.places.sftp.folder}\n"
-            f"Mails           {server.places.mail.folder}\n"
-            f"Pager events    {server.places.pager.events}\n\n"
+            "In another terminal, take over where everything is:\n"
+            + "".join(f"  export {name}={shlex.quote(str(value))}\n" for name, value in names.items())
+            + "\nRun the job, look at it:\n"
+            "  esgbatch run\n"
+            "  esgbatch status\n\n"
             "Switch a fault on, see what is in force, see what was counted:\n"
-            f'  curl -d \'{{"outage": "503"}}\' {server.places.control_url}/faults\n'
-            f"  curl {server.places.control_url}/faults\n"
-            f"  curl {server.places.control_url}/stats",
+            '  curl -d \'{"outage": "503"}\' $CONTROL/faults\n'
+            "  curl $CONTROL/faults\n"
+            "  curl $CONTROL/stats\n\n"
+            "A course of an hour with seven labs is in docs/training.md.",
             flush=True,
         )
         _wait_for_signal()

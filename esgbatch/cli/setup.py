@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,22 +19,26 @@ def init(
     path: Annotated[Path, typer.Argument(metavar="[PATH]", help="Where to write it.")] = Path("esgbatch.toml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a commented esgbatch.toml to fill in."""
-    from importlib.resources import files
-
+    """Write a commented esgbatch.toml to fill in; on a terminal, it asks for the five things it needs first."""
     from esgbatch.errors import WrongUsage
     from esgbatch.files import replacing
+    from esgbatch.operations import newconfig
 
-    template = (files("esgbatch.config") / "template.toml").read_bytes()
     if path.is_dir():
         path = path / "esgbatch.toml"
     if path.exists() and not force:
         raise WrongUsage(
             f"{path} is already there.", advice="choose another PATH, or overwrite it with --force"
         )
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        from esgbatch.cli.asking import ask
+
+        written = newconfig.fill(ask())
+    else:
+        written = newconfig.template()
     try:
         with replacing(path, 0o640) as file:
-            file.write(template)
+            file.write(written.encode())
     except OSError as error:
         raise WrongUsage(f"{path} cannot be written: {error.strerror}.", advice="choose another PATH") from None
     print(f"{path} is written. Fill in your servers, then: esgbatch doctor --config {path}")

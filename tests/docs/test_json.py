@@ -21,7 +21,7 @@ from esgbatch.operations.status import Status
 from esgbatch.operations.status import as_dict as status
 from esgbatch.reporting.history import Day, as_dict, record
 from esgbatch.reporting.summary import as_dict as report
-from tests.nights import DEADLINE, night, past
+from tests.nights import CHICAGO, DEADLINE, night, past
 from tests.summaries import APPROVAL, EXECUTION, FIRST, RUN, SUMMARY, TALLY
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -77,6 +77,12 @@ def test_status() -> None:
     check("status", status(Status(RUN, TALLY, None, None, 5.0)))
     owner = Owner(4711, "boot", 1, "batch1", "run")
     check("status", status(Status(RUN, TALLY, owner, LIVE, 5.0)))
+
+
+def test_schedule() -> None:
+    now = datetime(2026, 10, 30, 15, tzinfo=UTC)
+    nights = schedule.nights(now, 7, CHICAGO, time(5), time(9))
+    check("schedule", schedule.as_dict(nights, CHICAGO, now))
 
 
 def test_doctor() -> None:

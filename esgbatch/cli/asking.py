@@ -1,0 +1,50 @@
+"""The five questions of init, on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from esgbatch.errors import BatchError
+from esgbatch.operations import newconfig
+from esgbatch.operations.newconfig import Answers
+
+T = TypeVar("T")
+
+
+def ask() -> Answers:
+    """Ask a person; an empty answer leaves the example in the file."""
+    print("Five questions; Enter leaves an example to fill in later. No secret is asked.\n", file=sys.stderr)
+    accounts = _answer("1. Account system, the URL of its list", newconfig.web_url)
+    ratings = _answer("2. ESG API, the URL of a rating, with {account_id} in it", newconfig.rating_url)
+    token = _answer("3. ESG API, its OAuth2 token URL, or none", _token)
+    key = _answer("4. The recipient's public key file", _key)
+    drop = _answer("5. SFTP drop folder, like esgbatch@sftp.example/drop/esg", newconfig.drop)
+    path, fingerprint = key or (None, None)
+    if fingerprint:
+        blocks = " ".join(fingerprint[at : at + 4] for at in range(0, 40, 4))
+        print(f"\nThe key's fingerprint is {blocks}: ask its owner, by telephone.", file=sys.stderr)
+    return Answers(accounts, ratings, token, path, fingerprint, drop)
+
+
+def _answer(question: str, read: Callable[[str], T]) -> T | None:
+    while True:
+        print(f"{question}: ", end="", file=sys.stderr, flush=True)
+        text = sys.stdin.readline().strip()
+        if not text:
+            return None
+        try:
+            return read(text)
+        except (ValueError, BatchError) as error:
+            print(f"   {error}", file=sys.stderr)
+
+
+def _token(text: str) -> str:
+    return "" if text == "none" else newconfig.web_url(text)
+
+
+def _key(text: str) -> tuple[Path, str]:
+    path = Path(text).expanduser().absolute()
+    return path, newconfig.fingerprint(path)
