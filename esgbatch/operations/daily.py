@@ -25,12 +25,7 @@ def gather(records: Records, config: Config, run: Run, *, now: datetime, days: i
     """The night of a run, with the `days` days up to it."""
     summary = records.summary(run)
     before = records.ledger.last_delivered_before(run)
-    last = summary.revisions[-1] if summary.revisions else None
-    if last is not None and last.number == run.revision and last.histograms:
-        scores = quality.Distribution(last.means, last.histograms)
-    else:
-        low, high = map(float, config.ratings.score_range)
-        scores = quality.describe(records.outcomes.rows(run), len(run.columns), low, high)
+    scores = _scores(records, config, summary)
     most = config.ratings.concurrency
     return Night(
         summary=summary,
@@ -49,6 +44,17 @@ def gather(records: Records, config: Config, run: Run, *, now: datetime, days: i
         anchor=anchor(config.job.state_dir),
         error_file=str(errorfile.path(config.logging.directory, run)),
     )
+
+
+def _scores(records: Records, config: Config, summary: Summary) -> quality.Distribution:
+    """The scores in figures: those of the sealed file, or else of what has been rated so far."""
+    run = summary.run
+    last = summary.revisions[-1] if summary.revisions else None
+    if last is not None and (last.number == run.revision or run.purged):
+        return quality.Distribution(last.means, last.histograms)
+    low, high = map(float, config.ratings.score_range)
+    rows = () if run.purged else records.outcomes.rows(run)
+    return quality.describe(rows, len(run.columns), low, high)
 
 
 def history(records: Records, config: Config, until: date, days: int) -> list[Day]:

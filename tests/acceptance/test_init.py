@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import pty
-import select
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -15,44 +12,17 @@ import pytest
 
 from esgbatch.operations.demo import recipient
 from esgbatch.operations.newconfig import Answers, drop, fill, rating_url, template, web_url
+from tests.acceptance.pseudoterminal import on_terminal
 
 ROOT = Path(__file__).parents[2]
 
 
-def answered(folder: Path, answers: list[str]) -> tuple[int, str]:
-    """What `esgbatch init` ends with and shows on a terminal where somebody answers so."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(folder)
-        os.environ["PYTHONPATH"] = str(ROOT)
-        os.execv(sys.executable, [sys.executable, "-m", "esgbatch", "init"])
-    shown = b""
-    waiting = list(answers)
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        ready, _, _ = select.select([terminal], [], [], 1)
-        if not ready:
-            continue
-        try:
-            more = os.read(terminal, 4096)
-        except OSError:  # the other end has closed
-            break
-        if not more:
-            break
-        shown += more
-        # A question ends with a colon and no line end.
-        if shown.endswith(b": ") and waiting:
-            os.write(terminal, waiting.pop(0).encode() + b"\n")
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(status), shown.decode()
-
-
 def test_five_answers_make_a_configuration_that_doctor_can_check(tmp_path: Path) -> None:
     with recipient(tmp_path) as desk:
-        code, shown = answered(
+        code, shown = on_terminal(
             tmp_path,
-            [
+            "init",
+            answers=[
                 "accounts.firm.example",  # no URL: it is asked again
                 "https://accounts.firm.example/v2/list",
                 "https://esg.firm.example/rating",  # without a place for the ID
@@ -77,7 +47,7 @@ def test_five_answers_make_a_configuration_that_doctor_can_check(tmp_path: Path)
         delivery = written["delivery"]
         told = (delivery["username"], delivery["host"], delivery["port"], delivery["directory"])
         assert told == ("batch", "sftp.firm.example", 2222, "/drop/esg")
-    code, shown = answered(tmp_path, [])
+    code, shown = on_terminal(tmp_path, "init")
     assert code == 2
     assert "is already there" in shown
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import csv
 import email
 import email.policy
+import hashlib
 import io
 import json
+import os
+import re
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -16,8 +21,10 @@ import pytest
 
 from tests.acceptance.chromium import Page, chromium
 from tests.acceptance.firm import DAY, TestFirm, firm
+from tests.acceptance.pseudoterminal import on_terminal
 from tests.nights import night
 
+ROOT = Path(__file__).parents[2]
 RECIPIENTS = {"ESGBATCH_ALERTS__EMAIL__REPORT_RECIPIENTS": '["compliance@sandbox.example"]'}
 FAILING = {"A-000003": "no_rating", "A-000005": "bad_null"}
 
@@ -154,6 +161,56 @@ def test_a_mail_server_that_is_down_changes_nothing_but_the_log(small: TestFirm)
     ran = small.run("report", "--send", code=10)
     assert "cannot be reached" in ran.err
     assert "Next: " in ran.err
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_report_on_a_terminal(small: TestFirm, columns: int) -> None:
+    small.run("run")
+    plain = small.environment | {"NO_COLOR": "1"}
+    given = ("--date", DAY.isoformat(), "--config", str(small.config))
+    code, shown = on_terminal(small.folder, "report", *given, columns=columns, environment=plain)
+    lines = shown.splitlines()
+    assert code == 0, shown
+    assert lines[1].startswith("╭─ Delivered ─")
+    assert len(lines[1]) == columns
+    assert not re.search(r"\x1b\[3\d", shown), "no colour"
+    code, shown = on_terminal(small.folder, "report", "--days", "7", *given, columns=columns, environment=plain)
+    assert code == 0, shown
+    assert ("Overall ESG Score" in shown) is (columns == 200)
+
+
+def test_a_withheld_file_is_shown_with_its_scores_and_what_to_do(small: TestFirm) -> None:
+    small.environment["ESGBATCH_QUALITY__MAX_FAILED_PERCENT"] = "0.1"
+    small.server.switch(accounts=FAILING)
+    small.run("run", code=14)
+    out = small.run("report", "--format", "html").out
+    for told in ("Not delivered", "A quality gate withholds the file.", f"approve --date {DAY}", "A-000003"):
+        assert told in out
+    assert "Distribution of Overall ESG Score" in out
+    assert "Not delivered" in small.run("report", "--days", "3", "--format", "html").out
+
+
+def test_the_guides_lines_open_the_file_and_prove_it_whole(small: TestFirm) -> None:
+    """docs/user-guide.md, on Linux, as they stand there."""
+    small.run("run")
+    guide = (ROOT / "docs" / "user-guide.md").read_text()
+    lines = re.findall(r"^(?:\$ )?(gpg --.*)$", guide, re.MULTILINE)
+    lines += re.findall(r"`(gpg --use-embedded-filename [^`]+)`", guide)
+    assert len(lines) == 3
+    folder = small.folder / "desk"
+    folder.mkdir()
+    shutil.copy(small.sealed, folder)
+    for line in lines:
+        script = line.replace("20261124", f"{DAY:%Y%m%d}")
+        for opened in folder.glob("*.csv"):
+            opened.unlink()
+        ran = subprocess.run(
+            ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=True,
+            env=os.environ | {"GNUPGHOME": str(small.desk.home)},
+        )  # fmt: skip
+        opened = folder / f"FirmESGRatings_{DAY:%Y%m%d}.csv"
+        found = hashlib.sha256(opened.read_bytes()).hexdigest() if opened.exists() else ran.stdout.split()[0]
+        assert found == small.manifest()["plaintext"]["sha256"], line
 
 
 def test_nobody_to_send_it_to_is_said(small: TestFirm) -> None:
