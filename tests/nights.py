@@ -28,7 +28,7 @@ def samples(start: float = START.timestamp(), first: int = 0, seconds: int = 210
         held = "throttled" if 600 <= second < 780 else ""
         if not held:
             done, attempts = min(ROWS, done + 470), attempts + 480 + second % 7
-            errors += second % 5
+            errors += second % 7
         found.append(
             Sample(
                 at=start + second,

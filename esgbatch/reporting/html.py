@@ -96,6 +96,8 @@ def _timing(night: Night) -> str:
     deadline = _when(night, night.deadline)
     if first is None:
         return f"The deadline is {deadline}." if night.now < night.deadline else f"The deadline was {deadline}."
+    if first > night.deadline and not any(sample.deadline for sample in night.samples):
+        return f"In the drop folder at {_when(night, first)}; no deadline bound this run."
     headroom = (night.deadline - first).total_seconds()
     side = f"{duration(abs(headroom))} {'before' if headroom >= 0 else 'after'} the deadline of {deadline}"
     return f"In the drop folder at {_when(night, first)}, {side}."
@@ -269,11 +271,12 @@ def _night_charts(night: Night) -> Iterator[Chart]:
     latencies = [("c1", "half within", half), ("c2", "95% within", most_of)]
     if any(half):
         yield over_time("Latency of the ESG API, in seconds", latencies)
-    yield over_time(
-        "Failed attempts a second (each is made again)",
-        [("c2", "errors", [[(pace.end, pace.errors) for pace in life] for life in went])],
-        bands=True,
-    )
+    if any(pace.errors for pace in steps):
+        yield over_time(
+            "Failed attempts a second (each is made again)",
+            [("c2", "errors", [[(pace.end, pace.errors) for pace in life] for life in went])],
+            bands=True,
+        )
 
 
 def _over_time_rows(night: Night, lines: Sequence[list[list[charts.Point]]], axis: Axis) -> list[list[str]]:

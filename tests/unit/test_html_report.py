@@ -104,6 +104,16 @@ def test_the_size_is_bounded_whatever_failed() -> None:
     assert len(page(replace(told, failures=failures, summary=replace(told.summary, tally=tally)))) < BOUND
 
 
+def test_a_file_that_came_when_no_deadline_bound_is_not_called_late() -> None:
+    told = night()
+    [revision] = told.summary.revisions
+    late = replace(revision, delivered=told.deadline + timedelta(hours=4))
+    told = replace(told, summary=replace(told.summary, revisions=(late,)))
+    assert "4 h 00 min after the deadline of 09:00 CST." in page(told)
+    free = replace(told, samples=[replace(each, deadline=None) for each in told.samples])
+    assert "In the drop folder at 13:00 CST; no deadline bound this run." in page(free)
+
+
 def test_every_reason_is_explained() -> None:
     assert set(MEANINGS) == set(Reason)
 
