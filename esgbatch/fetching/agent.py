@@ -17,6 +17,8 @@ from esgbatch.model import Answer, Verdict, Work
 from esgbatch.ports import RatingProvider
 
 PARK_SECONDS = 5.0
+# Answers and permits travel together: a message costs a coordinator more than what is in it.
+GATHER_SECONDS = 0.01
 
 # Makes the client of the ESG API; it asks the given function before each request.
 OpenProvider = Callable[[Authenticator, Callable[[], bool]], RatingProvider]
@@ -110,6 +112,7 @@ class Agent:
         if not self._answers:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), seconds)
+        await asyncio.sleep(GATHER_SECONDS)
         self._news.clear()
         with self._lock:
             answers, self._answers = self._answers, []

@@ -23,7 +23,7 @@ from typing import Any
 from esgbatch import __version__
 from esgbatch.config.model import Dask, is_private_address
 from esgbatch.errors import ClusterLost, ConfigError
-from esgbatch.fetching.agent import Agent, OpenProvider, Permit, boot_clock
+from esgbatch.fetching.agent import GATHER_SECONDS, Agent, OpenProvider, Permit, boot_clock
 from esgbatch.fetching.engines import Mailbox
 from esgbatch.http.auth import Authenticator, Credential, LoginRefused, LoginUnavailable
 from esgbatch.model import Answer, Verdict, Work
@@ -285,6 +285,7 @@ class DaskEngine:
     async def _send(self, link: _Link) -> None:
         while True:
             await link.wake.wait()
+            await asyncio.sleep(GATHER_SECONDS)
             link.wake.clear()
             numbers, link.waiting = link.waiting, []
             try:

@@ -9,6 +9,8 @@ Use::
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -31,9 +33,12 @@ if "\ndistributed==" not in (ROOT / "requirements.lock").read_text():
 class Cluster:
     """`address` is the scheduler's. With an `Authority` everything speaks TLS, and `tls` has the files."""
 
-    def __init__(self, folder: Path, workers: int = 0, authority: Authority | None = None) -> None:
+    def __init__(
+        self, folder: Path, workers: int = 0, authority: Authority | None = None, *, debug: bool = True
+    ) -> None:
         self._folder = folder
         self._count = workers
+        self._level = "debug" if debug else "warning"
         self.workers: list[subprocess.Popen[bytes]] = []
         self.tls: dict[str, Path] = {}
         self._protocol = "tcp"
@@ -86,8 +91,6 @@ class Cluster:
             assert time.monotonic() < until, self.logs
             assert self.scheduler.poll() is None, self.logs
             time.sleep(0.05)
-        import json
-
         self.port = int(json.loads(found.read_text())["address"].rpartition(":")[2])
 
     def start_worker(self) -> subprocess.Popen[bytes]:
@@ -96,6 +99,17 @@ class Cluster:
         worker = self._start(name, "dask_worker", self.address, *options, "--death-timeout", "60")
         self.workers.append(worker)
         return worker
+
+    def wait_for_workers(self) -> None:
+        """Until every worker has registered."""
+
+        async def wait() -> None:
+            async with Client(self.address, asynchronous=True) as client:
+                await client.wait_for_workers(len(self.workers), timeout=60)
+
+        from distributed import Client
+
+        asyncio.run(wait())
 
     def _start(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         folder = self._folder / name
@@ -111,5 +125,5 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "DASK_LOGGING__DISTRIBUTED": "debug"},
+                env=os.environ | {"PYTHONPATH": str(ROOT), "DASK_LOGGING__DISTRIBUTED": self._level},
             )

@@ -1,0 +1,1 @@
+"""How much one coordinator and its workers can do: `throughput` measures, `fleet` simulates."""
