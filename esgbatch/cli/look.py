@@ -1,4 +1,4 @@
-"""status, report, schedule: looking never changes anything."""
+"""status, report, schedule, forecast: looking never changes anything."""
 
 from __future__ import annotations
 
@@ -71,3 +71,26 @@ def schedule(
     from esgbatch.cli.planning import show_schedule
 
     show_schedule(config, days, as_json=json)
+
+
+@app.command(epilog=exits.epilog(exits.LOOK, "shown"))
+def forecast(
+    accounts: Annotated[int, typer.Option(min=1, metavar="N", help="So many accounts.")],
+    days: Annotated[
+        int, typer.Option(min=1, max=36500, metavar="N", help="Measured by the nights of the last N days.")
+    ] = 30,
+    latency: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=3600, metavar="SECONDS", help="How long an answer takes, instead."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=100_000, metavar="R", help="Another quota, in requests a second."),
+    ] = None,
+    json: AsJson = False,
+    config: ConfigPath = None,
+) -> None:
+    """Plan a night with N accounts: minutes, concurrency, machines, and the quota that it needs."""
+    from esgbatch.cli.forecasting import show_forecast
+
+    show_forecast(config, accounts, days=days, latency=latency, rate=rate, as_json=json)

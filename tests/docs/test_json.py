@@ -13,8 +13,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from esgbatch.checkpoint.lease import Owner
+from esgbatch.config.model import Ratings
 from esgbatch.model import Snapshot, Stage, Tally
 from esgbatch.operations import schedule
+from esgbatch.operations import capacity
+from esgbatch.operations.capacity import Measured
 from esgbatch.operations.doctor import report as doctor
 from esgbatch.operations.doctor.findings import ok, warn
 from esgbatch.operations.status import Status
@@ -95,6 +98,10 @@ def test_doctor() -> None:
 def test_schedule(zone: str) -> None:
     now, place = datetime(2026, 10, 31, 12, tzinfo=UTC), ZoneInfo(zone)
     check("schedule", schedule.as_dict(schedule.nights(now, 3, place, time(5), time(9)), place, now))
+def test_forecast() -> None:
+    past = Measured(3, 100_000, 1.01, 0.5, 2.0, 48.0)
+    ratings = Ratings(url="https://esg.example/{account_id}")
+    check("forecast", capacity.as_dict(past, capacity.plan(1000, past, ratings, quota=50.0, span=14400.0)))
 
 
 def test_the_schemas_notice_what_they_do_not_know() -> None:
