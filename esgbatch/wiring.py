@@ -1,4 +1,8 @@
-"""From a configuration to a job: the only place that picks adapters."""
+"""From a configuration to a job: the only place that picks adapters.
+
+Those that speak to servers are imported where they are needed, since their libraries take
+longer to load than `status` has.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from esgbatch.accounts.csvfile import CsvAccounts
-from esgbatch.accounts.rest import RestAccounts
-from esgbatch.accounts.sql import SqlAccounts
 from esgbatch.alerting.channels import channels
 from esgbatch.alerting.desk import Desk
 from esgbatch.alerting.outbox import Outbox
@@ -30,9 +32,6 @@ from esgbatch.config.load import fingerprint
 from esgbatch.config.model import Config, Dask, NoAuth, Ratings
 from esgbatch.config.salvage import Essentials
 from esgbatch.config.secrets import Secret, require_private
-from esgbatch.delivery.sftp import SftpCourier
-from esgbatch.encryption.gpg import GpgEncryptor
-from esgbatch.encryption.keys import RecipientKey
 from esgbatch.errors import ConfigError, EncryptionError, NothingToDo
 from esgbatch.fetching.concurrency import AutoConcurrency, FixedConcurrency
 from esgbatch.fetching.dispatcher import Dispatcher
@@ -41,13 +40,15 @@ from esgbatch.fetching.limiter import RateLimiter, WindowGuard
 from esgbatch.fetching.retry import Backoff
 from esgbatch.fetching.ticket import Pace
 from esgbatch.files import private_folder
-from esgbatch.http.auth import Authenticator, authenticator
 from esgbatch.http.trust import EXPIRES_SOON, ending_certificates
 from esgbatch.job import Job
 from esgbatch.ports import AccountSource, Clock, Engine, Listener, RatingProvider
-from esgbatch.ratings.client import CurlRatings
 from esgbatch.records import Records
 from esgbatch.stopping import StopSignal
+
+if TYPE_CHECKING:
+    from esgbatch.encryption.keys import RecipientKey
+    from esgbatch.http.auth import Authenticator
 
 
 def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal) -> Job:
@@ -56,6 +57,9 @@ def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal
     Raises:
         ConfigError, CheckpointError: the state folder or the database cannot be used.
     """
+    from esgbatch.delivery.sftp import SftpCourier
+    from esgbatch.encryption.gpg import GpgEncryptor
+
     state_dir = open_state(config)
     database = open_checkpoint(config)
     return Job(
@@ -146,10 +150,17 @@ def open_source(config: Config, clock: Clock, listener: Listener) -> AccountSour
     accounts = config.accounts
     match accounts.source:
         case "rest":
+            from esgbatch.accounts.rest import RestAccounts
+            from esgbatch.http.auth import authenticator
+
             return RestAccounts(accounts, authenticator(accounts), clock, listener)
         case "csv":
+            from esgbatch.accounts.csvfile import CsvAccounts
+
             return CsvAccounts(accounts)
         case "sql":
+            from esgbatch.accounts.sql import SqlAccounts
+
             return SqlAccounts(accounts)
 
 
@@ -170,6 +181,9 @@ def make_dispatcher(
         engine = open_cluster(ratings, ratings.dask, most, listener)
         limiter = RateLimiter(ratings.rate_limit, most, validity=ratings.dask.permit_seconds)
     else:
+        from esgbatch.http.auth import authenticator
+        from esgbatch.ratings.client import CurlRatings
+
         guard = WindowGuard(ratings.rate_limit)
         provider = CurlRatings(ratings, authenticator(ratings), before_sending=guard.wait)
         engine, limiter = ThreadEngine(provider, most), RateLimiter(ratings.rate_limit, most)
@@ -191,6 +205,7 @@ def make_dispatcher(
 def open_cluster(ratings: Ratings, cluster: Dask, most: int, listener: Listener) -> Engine:
     """The engine on a Dask cluster. Only this process logs in: workers are told the header to send."""
     from esgbatch.fetching.cluster import DaskEngine
+    from esgbatch.http.auth import authenticator
 
     workers = ratings.model_copy(update={"auth": NoAuth(), "engine": "threads", "dask": None})
     return DaskEngine(cluster, authenticator(ratings), partial(open_ratings, workers), most, listener)
@@ -198,6 +213,8 @@ def open_cluster(ratings: Ratings, cluster: Dask, most: int, listener: Listener)
 
 def open_ratings(ratings: Ratings, login: Authenticator, may_send: Callable[[], bool]) -> RatingProvider:
     """A worker's client of the ESG API, the same as on one machine."""
+    from esgbatch.ratings.client import CurlRatings
+
     return CurlRatings(ratings, login, before_sending=may_send)
 
 
@@ -220,6 +237,8 @@ def preflight(config: Config, listener: Listener, clock: Clock) -> None:
     Raises:
         ConfigError: with what to correct.
     """
+    from esgbatch.encryption.gpg import GpgEncryptor
+
     reveal_secrets(config)
     require_private(config.delivery.private_key)
     if not config.delivery.known_hosts.is_file():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from esgbatch.checkpoint.database import batched
 from esgbatch.checkpoint.tables import accounts
@@ -73,8 +73,7 @@ class Enrolment:
 
     def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> set[int]:
         """Insert those with a new ID; return their positions."""
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        insert = dialect.insert(accounts).on_conflict_do_nothing()
+        insert = _dialect_insert(connection)(accounts).on_conflict_do_nothing()
         result = connection.execute(
             insert,
             [
@@ -110,3 +109,14 @@ class Enrolment:
                 if self._cipher.open_name(at, account_id, sealed) != name:
                     self._listener.event("duplicate_name_differs", account_id=account_id)
                 yield position
+
+
+def _dialect_insert(connection: Connection) -> Callable[..., Any]:
+    """The dialect's own insert; each is loaded where it is used, since PostgreSQL's takes its time."""
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert
