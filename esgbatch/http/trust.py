@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -19,6 +20,10 @@ SYSTEM_BUNDLES = (
     Path("/etc/pki/tls/certs/ca-bundle.crt"),
     Path("/etc/ssl/ca-bundle.pem"),
 )
+# Where the same families keep the same CAs as a file each, found by the hash of its name (`openssl rehash`).
+SYSTEM_FOLDERS = (Path("/etc/ssl/certs"), Path("/etc/pki/ca-trust/extracted/pem/directory-hash"))
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 MOST_OF_A_FIRM = 20
 EXPIRES_SOON = timedelta(days=30)
@@ -36,6 +41,37 @@ def ca_bundle(configured: str = "") -> str:
                 raise ConfigError(f"The CA bundle {path}{source} is not there.")
             return path
     return next((str(path) for path in SYSTEM_BUNDLES if path.is_file()), certifi.where())
+
+
+def ca_folder(bundle: str) -> str | None:
+    """The system's folder with exactly the CAs of the system's bundle; None for another bundle.
+
+    From a folder OpenSSL loads the one CA that it needs, where a bundle means all of them for
+    every libcurl handle: 0.8 MiB and 5 ms of CPU a connection, for a list like Debian's.
+    A folder whose CAs are others than the bundle's is not used.
+    """
+    if Path(bundle) not in SYSTEM_BUNDLES:
+        return None
+    wanted = _certificates(Path(bundle))
+    for folder in SYSTEM_FOLDERS:
+        found = (_certificates(each) for each in _files(folder) if _HASHED.fullmatch(each.name))
+        if set[bytes]().union(*found) == wanted:
+            return str(folder)
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _certificates(file: Path) -> set[bytes]:
+    try:
+        return {b"".join(each.split()) for each in _CERTIFICATE.findall(file.read_bytes())}
+    except OSError:
+        return set()
 
 
 def tls_context(configured: str = "", client_cert: str = "", client_key: str = "") -> ssl.SSLContext:

@@ -25,7 +25,7 @@ from esgbatch import __version__
 from esgbatch.config.model import Ratings
 from esgbatch.errors import ConfigError
 from esgbatch.http.auth import Credential
-from esgbatch.http.trust import ca_bundle
+from esgbatch.http.trust import ca_bundle, ca_folder
 
 MAX_BODY = 1024 * 1024
 
@@ -294,7 +294,15 @@ def _settings(config: Ratings) -> Iterator[tuple[int, object]]:
     # A server that drips must not hold us: one limit for connecting, and one for everything.
     yield pycurl.CONNECTTIMEOUT_MS, _milliseconds(config.timeout.connect)
     yield pycurl.TIMEOUT_MS, _milliseconds(config.timeout.connect + config.timeout.read)
-    yield pycurl.CAINFO, ca_bundle(config.ca_bundle)
+    bundle = ca_bundle(config.ca_bundle)
+    folder = ca_folder(bundle)
+    for file_option, folder_option in (
+        (pycurl.CAINFO, pycurl.CAPATH),
+        (pycurl.PROXY_CAINFO, pycurl.PROXY_CAPATH),
+    ):
+        # None takes libcurl's own default away.
+        yield file_option, None if folder else bundle
+        yield folder_option, folder
     yield pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2
     yield pycurl.SSL_VERIFYPEER, 1
     yield pycurl.SSL_VERIFYHOST, 2
@@ -304,7 +312,6 @@ def _settings(config: Ratings) -> Iterator[tuple[int, object]]:
     # Empty texts keep libcurl from the environment's http_proxy and no_proxy.
     yield pycurl.PROXY, config.proxy
     yield pycurl.NOPROXY, ""
-    yield pycurl.PROXY_CAINFO, ca_bundle(config.ca_bundle)
 
 
 def _headers(config: Ratings) -> tuple[str, str]:

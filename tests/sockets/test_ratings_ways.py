@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from esgbatch.config.model import Ratings
 from esgbatch.errors import ConfigError
+from esgbatch.http import trust
 from esgbatch.http.auth import authenticator
 from esgbatch.model import Verdict
 from esgbatch.ratings.client import CurlRatings
@@ -282,14 +284,41 @@ def test_an_authority_nobody_named_is_not_trusted(authority: Authority) -> None:
         assert rate(server.url).detail.startswith("certificate: ")
 
 
+def test_of_the_systems_authorities_only_the_one_needed_is_loaded(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle of all of them costs 0.8 MiB a connection; a folder that knows others is not used."""
+    folder, bundle = tmp_path / "certs", tmp_path / "bundle.pem"
+    folder.mkdir()
+    others = [Authority(folder, f"Other {number}") for number in range(3)]
+    (folder / "ours.pem").write_bytes(authority.pem.read_bytes())
+    bundle.write_bytes(b"".join(each.read_bytes() for each in folder.iterdir()))
+    subprocess.run(["openssl", "rehash", folder], check=True)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setattr(trust, "SYSTEM_BUNDLES", (bundle,))
+    monkeypatch.setattr(trust, "SYSTEM_FOLDERS", (tmp_path / "nowhere", folder))
+
+    assert trust.ca_folder(str(authority.pem)) is None
+    assert trust.ca_folder(str(bundle)) == str(folder)
+    for good, verdict in ((authority, Verdict.RATED), (others[1], Verdict.RATED), (None, Verdict.TRANSIENT)):
+        signed = (good or Authority(tmp_path, "Stranger")).sign("127.0.0.1")
+        with FaultServer(GOOD, tls=server_context(signed)) as server:
+            assert rate(server.url).verdict is verdict
+    Authority(folder, "Smuggled in")
+    subprocess.run(["openssl", "rehash", folder], check=True)
+    assert trust.ca_folder(str(bundle)) is None
+    with FaultServer(GOOD, tls=server_context(authority.sign("127.0.0.1"))) as server:
+        assert rate(server.url).verdict is Verdict.RATED
+
+
 def test_our_own_certificate(authority: Authority) -> None:
     ours = authority.sign("esgbatch")
     tls = server_context(authority.sign("127.0.0.1"), clients=authority)
     with FaultServer(GOOD, tls=tls) as server:
-        trust = {"ca_bundle": str(authority.pem)}
-        options = {"client_cert": str(ours.cert), "client_key": str(ours.key), **trust}
+        trusted = {"ca_bundle": str(authority.pem)}
+        options = {"client_cert": str(ours.cert), "client_key": str(ours.key), **trusted}
         assert rate(server.url, **options).verdict is Verdict.RATED
-        assert rate(server.url, **trust).verdict is Verdict.TRANSIENT
+        assert rate(server.url, **trusted).verdict is Verdict.TRANSIENT
         assert len(server.requests) == 1
 
 
