@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
+from esgbatch.checkpoint.database import Database
+from esgbatch.checkpoint.ownership import owner_of
 from esgbatch.cli.context import CLOCK, read_config, the_date
 from esgbatch.config.model import Config
 from esgbatch.deadline import moment
@@ -23,10 +25,18 @@ def show_status(config_path: Path | None, given: date | None, *, watch: bool, as
     config = read_config(config_path)
     day = the_date(config, given)
     at = moment(day, config.job.deadline, config.zone).timestamp()
-    with records_of(config) as records:
+    with _checkpoint(config) as database:
+        records = open_records(database, CLOCK, Broadcast([]))
 
         def look() -> status.Status:
-            return status.look(records, config.job.state_dir, find(records, day), now=CLOCK.time(), deadline=at)
+            return status.look(
+                records,
+                config.job.state_dir,
+                find(records, day),
+                now=CLOCK.time(),
+                deadline=at,
+                elsewhere=owner_of(database, day),
+            )
 
         if not watch:
             seen = look()
@@ -42,9 +52,15 @@ def show_status(config_path: Path | None, given: date | None, *, watch: bool, as
 @contextmanager
 def records_of(config: Config) -> Iterator[Records]:
     """The checkpoint, as it is; closed when the block ends."""
+    with _checkpoint(config) as database:
+        yield open_records(database, CLOCK, Broadcast([]))
+
+
+@contextmanager
+def _checkpoint(config: Config) -> Iterator[Database]:
     database = open_checkpoint(config, create=False)
     try:
-        yield open_records(database, CLOCK, Broadcast([]))
+        yield database
     finally:
         database.close()
 

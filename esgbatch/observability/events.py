@@ -63,8 +63,16 @@ EVENTS: Mapping[str, Event] = {
         "{fits:,} of {total:,} accounts would fit",
     ),
     "deadline_safe": Event("INFO", "the deadline is within reach again"),
+    "cluster_worker_joined": Event("INFO", "the worker {worker} has joined"),
+    "cluster_worker_lost": Event(
+        "WARNING", "the worker {worker} is lost; its {attempts} attempts are made again"
+    ),
+    "cluster_trouble": Event("WARNING", "{error}"),
     "concurrency_changed": Event("DEBUG", "up to {value} requests in flight"),
     "sealing_started": Event("INFO", "encrypting the file", Stage.SEALING),
+    "sealed_file_missing": Event(
+        "WARNING", "the sealed file of revision {revision} is not on this host: it is sealed again"
+    ),
     "sealed": Event("INFO", "the encrypted file is whole: {rows:,} rows, {plaintext_bytes:,} bytes of text"),
     "gate_withheld": Event(
         "WARNING", "gate {gate} withholds the file: {figure}, allowed is {limit}", Stage.WITHHELD

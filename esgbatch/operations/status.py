@@ -39,9 +39,20 @@ class Status:
         return (self.tally.rows - self.tally.done) / (self.deadline - self.live.at)
 
 
-def look(records: Records, state_dir: Path, run: Run, *, now: float, deadline: float) -> Status:
-    """The status at `now`; times are seconds since the epoch."""
-    owner = holder(state_dir, run.business_date)
+def look(
+    records: Records,
+    state_dir: Path,
+    run: Run,
+    *,
+    now: float,
+    deadline: float,
+    elsewhere: Owner | None = None,
+) -> Status:
+    """The status at `now`; times are seconds since the epoch.
+
+    `elsewhere` is who holds the run on whatever host shares the checkpoint.
+    """
+    owner = holder(state_dir, run.business_date) or elsewhere
     live = records.history.snapshot(run) if owner is not None else None
     if live is not None and (live.at < now - FRESH_SECONDS or run.stage is not Stage.RATING):
         live = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import time
@@ -102,6 +103,9 @@ def test_the_file_is_the_same_as_from_one_machine(cluster: Cluster, slow: TestFi
         "one login, renewed once for the whole cluster"
     )
     assert "Agent" in state
+    told = json.loads(slow.process("doctor", "--json", day=None).communicate(timeout=60)[0])
+    found = [each for each in told["checks"] if each["check"] == "cluster"]
+    assert [each["status"] for each in found] == ["ok"], found
     dice = Dice(SEED)
     secrets = [slow.server.places.login.client_secret, *(dice.text(b"token", number) for number in range(4))]
     for secret in (*secrets, str(slow.folder / "secrets")):

@@ -89,6 +89,7 @@ def test_the_second_host_goes_on_when_the_first_one_dies(hosts: Hosts):
     second = hosts.on("second")
     refused = second.run("resume", code=ExitCode.HELD)
     assert f"process {first.pid}" in refused.err
+    assert second.status()["owner"]["pid"] == first.pid
     first.kill()
     first.wait()
     asked = second.server.stats()["esg"]["requests"]

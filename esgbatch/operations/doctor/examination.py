@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from esgbatch.config.model import Config, OAuth2Auth
 from esgbatch.errors import BatchError, DoctorFailed
-from esgbatch.operations.doctor import alarms, drop, folders, keys, records, servers
+from esgbatch.operations.doctor import alarms, cluster, drop, folders, keys, records, servers
 from esgbatch.operations.doctor.findings import Check, Finding, Setup, Status, failed, ok, warn
 
 LIMIT = 20.0  # seconds that a check may take
@@ -46,6 +46,7 @@ def _checks(config: Config) -> Sequence[Check]:
         (True, Check("account_system", servers.account_system)),
         (isinstance(config.ratings.auth, OAuth2Auth), Check("token", servers.token)),
         (True, Check("esg_api", servers.esg_api, ("account_system", "token"))),
+        (config.ratings.engine == "dask", Check("cluster", cluster.cluster)),
         (True, Check("clock", servers.clock)),
         (True, Check("state_folder", folders.state_folder)),
         (True, Check("log_folder", folders.log_folder)),
