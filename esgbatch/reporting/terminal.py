@@ -33,10 +33,9 @@ def report(night: Night, console: Console) -> None:
     counts.add_column()
     counts.add_column(justify="right")
     counts.add_column(style="dim")
-    why = {"inactive": census.inactive, "duplicate": census.duplicate, "refused": census.refused}
     for name, count, remark in (
         ("Listed by the account system", census.listed, ""),
-        ("Excluded", census.excluded, spelled(why)),
+        ("Excluded", census.excluded, spelled(census.excluded_by)),
         ("Rows in the file", tally.rows, ""),
         (
             "Succeeded",
