@@ -32,10 +32,10 @@ class Status:
     @property
     def rate_needed(self) -> float | None:
         """Accounts a second that would meet the deadline; None once it has passed."""
+        if self.live is not None and self.live.rate_needed is not None:
+            return self.live.rate_needed
         if self.live is None or self.deadline <= self.live.at:
             return None
-        if self.live.rate_needed is not None:
-            return self.live.rate_needed
         return (self.tally.rows - self.tally.done) / (self.deadline - self.live.at)
 
 
@@ -86,7 +86,7 @@ def as_dict(status: Status) -> dict[str, Any]:
         "held": (live.held or None) if live else None,
         "held_until": _moment(live.held_until) if live else None,
         "eta": _moment(live.eta) if live else None,
-        "deadline": _moment(status.deadline),
+        "deadline": _moment(live.deadline if live and live.deadline else status.deadline),
         "forecast": _moment(live.forecast) if live else None,
         "at_risk": live.at_risk if live else None,
         "fits": live.fits if live else None,

@@ -192,6 +192,17 @@ def test_a_deadline_that_has_passed_needs_no_rate(books: Books, tmp_path: Path, 
     assert "needed" not in render(status, CHICAGO)
 
 
+def test_a_deadline_of_the_call_counts_where_the_dates_has_passed(
+    books: Books, tmp_path: Path, run: Run
+) -> None:
+    books.history.show(run, replace(LIVE, rate_needed=12.5))
+    with lease(tmp_path, DAY, "run"):
+        status = seen(books, tmp_path, run, deadline=EPOCH - 60)
+    assert "  rate         48.9 accounts a second, needed 12.5\n" in render(status, CHICAGO)
+    assert "deadline 20:53:20 CST" in render(status, CHICAGO)
+    assert as_dict(status)["deadline"] == "2026-11-30T02:53:20Z"
+
+
 def test_a_run_that_has_not_listed_yet(books: Books, tmp_path: Path) -> None:
     status = seen(books, tmp_path, books.create())
     assert "  done         0 of 0\n" in render(status, CHICAGO)
