@@ -89,10 +89,10 @@ def export(
 ) -> None:
     config = read_config(config_path)
     wanted = _filter(config, day, since, until, None)
-    if output.exists() and not force:
-        raise WrongUsage(f"{output} is already there.", advice="choose another --output, or add --force")
     trail = auditing.open_trail(config)
     try:
+        if output.exists() and not force:
+            raise WrongUsage(f"{output} is already there.", advice="choose another --output, or add --force")
         with replacing(output) as file:
             records, signer = auditing.export(
                 config, trail, wanted, file, keyring(config.job.state_dir), _now()

@@ -24,7 +24,7 @@ from esgbatch.compliance.bundle import Bundle
 from esgbatch.compliance.sftplog import Access, Harvest, Place, harvest
 from esgbatch.config.model import Config
 from esgbatch.encryption.signing import sign_detached
-from esgbatch.errors import AuditBroken, BatchError, ExitCode, NothingToDo, RunHeld, WrongUsage
+from esgbatch.errors import AuditBroken, BatchError, ConfigError, ExitCode, NothingToDo, RunHeld, WrongUsage
 from esgbatch.files import alone, private_folder
 from esgbatch.manifest import sealed_name
 from esgbatch.operations import anchors
@@ -41,10 +41,18 @@ def open_trail(config: Config) -> AuditTrail:
     Raises:
         NothingToDo: there is none, and nothing says that there ever was.
         AuditBroken: it is gone, or its key is.
+        ConfigError: this user may not look into the state folder.
     """
     folder = config.job.state_dir
     trail, key = folder / FILE_NAME, folder / KEY_FILE
-    if not trail.exists():
+    try:
+        has_trail, has_key = trail.exists(), key.exists()
+    except OSError as error:
+        raise ConfigError(
+            f"The state folder {folder} cannot be looked into: {error.strerror}.",
+            advice="call it as the job's user",
+        ) from None
+    if not has_trail:
         kept = [*anchors.archived(folder), *anchors.logged(config.logging.directory)]
         if kept:
             last = max(kept, key=lambda each: each.n)
@@ -52,7 +60,7 @@ def open_trail(config: Config) -> AuditTrail:
                 f"The audit trail {trail} is gone: {last.source} proves that it had {last.n:,} records.",
                 advice="bring the state folder back from its backup, and tell those who answer for security",
             )
-        if not key.exists():
+        if not has_key:
             raise NothingToDo(
                 f"There is no audit trail {trail} yet: the first run begins it.", advice="`esgbatch run`"
             )

@@ -47,13 +47,15 @@ class Desk:
         Raises:
             WrongUsage: it is there already, or cannot be written.
         """
-        if target.is_dir():
-            target = target / source.name.removesuffix(".pgp")
-        if target.exists() and not force:
-            raise WrongUsage(f"{target} is already there.", advice="choose another --output, or add --force")
-        if target.exists() and target.samefile(source):
-            raise WrongUsage(f"{target} is the encrypted file itself.", advice="choose another --output")
         try:
+            if target.is_dir():
+                target = target / source.name.removesuffix(".pgp")
+            if target.exists() and target.samefile(source):
+                raise WrongUsage(f"{target} is the encrypted file itself.", advice="choose another --output")
+            if target.exists() and not force:
+                raise WrongUsage(
+                    f"{target} is already there.", advice="choose another --output, or add --force"
+                )
             with replacing(target) as file:
                 done = self._open(source, file.fileno(), "file")
         except OSError as error:

@@ -196,6 +196,13 @@ def test_where_nothing_ever_was_there_is_nothing_to_verify(desk: Desk, tmp_path:
     assert not (tmp_path / "new").exists(), "looking makes nothing"
 
 
+def test_a_state_folder_that_cannot_be_looked_into_is_told(desk: Desk) -> None:
+    desk.set(JOB__STATE_DIR=f"/tmp/{'x' * 300}")
+    for command in ("show", "verify"):
+        _, err = desk.call("audit", command, code=10)
+        assert "cannot be looked into: File name too long" in err
+
+
 def test_a_checkpoint_that_cannot_be_read_is_told_and_the_rest_compared(desk: Desk) -> None:
     (desk.state / "checkpoint.sqlite").write_bytes(b"no database" * 100)
     _, err = desk.call("audit", "verify")
