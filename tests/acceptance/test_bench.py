@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 
 from scripts.bench_rows.figures import Figure
+from scripts.bench_rows.site import lines, set_up_peers, site
 from scripts.bench_rows.table import BEGIN, END, write
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "scripts" / "bench"
 
 
-# One row of each way of measuring: the others differ in numbers only.
-SAMPLE = ("cpu", "quota-50", "latency-tail", "memory", "closing", "resume", "enrolment", "help", "status")
+# One row of each way of measuring: the others differ in numbers, and in the peer.
+SAMPLE = ("cpu-aiohttp", "latency-tail", "memory", "closing", "resume", "enrolment", "help", "status")
+PEERS = ("threads_requests", "scrapy_spider", "dlt_pipeline")
 
 
 def test_a_small_benchmark_measures_every_kind_of_row(tmp_path: Path):
@@ -31,13 +33,21 @@ def test_a_small_benchmark_measures_every_kind_of_row(tmp_path: Path):
     assert ended.returncode == 0, ended.stderr
     figures = json.loads(target.read_text())["rows"]
     measured = {each["name"] for each in figures}
-    assert measured >= {"throughput", "connections", "quota-50", "latency-tail", "memory", "closing", "status"}
+    assert measured >= {"throughput", "connections", *SAMPLE}
     assert all(each["met"] is None for each in figures), "a small run gives no verdict"
     assert all(min(samples) >= 0 for each in figures for samples in each["samples"].values())
     written = page.read_text()
     assert written.startswith("before\n")
     assert written.endswith("after\n")
     assert {line.split("|")[1].strip() for line in written.splitlines() if line.startswith("| ")} > measured
+
+
+def test_every_peer_writes_the_file_that_the_job_would_deliver(tmp_path: Path):
+    set_up_peers()
+    with site(tmp_path, 200) as place:
+        for peer in PEERS:
+            place.peer(peer, peer)
+            assert lines(tmp_path / peer / "ratings.csv") == place.expected(), peer
 
 
 def test_rows_are_chosen_by_the_beginning_of_their_names():
