@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
-from esgbatch.cli.context import CLOCK, read_config, tell
+from esgbatch.cli.context import CLOCK, alarmed, read_config, tell, the_date
 from esgbatch.compliance.audit import Anchor
 from esgbatch.config.model import Config
-from esgbatch.errors import WrongUsage
+from esgbatch.errors import AuditBroken, WrongUsage
 from esgbatch.files import replacing
 from esgbatch.observability.events import printable
 from esgbatch.observability.progress import Broadcast
@@ -56,9 +56,15 @@ def show_account(config_path: Path | None, account_id: str, *, as_json: bool) ->
 def verify(config_path: Path | None, given: Sequence[str], *, files: bool, as_json: bool) -> None:
     config = read_config(config_path)
     anchors = [_anchor(text) for text in given]
-    found = auditing.verify(
-        config, anchors, lambda: open_records(open_checkpoint(config, create=False), CLOCK, Broadcast([]))
-    )
+    try:
+        found = auditing.verify(
+            config, anchors, lambda: open_records(open_checkpoint(config, create=False), CLOCK, Broadcast([]))
+        )
+    except AuditBroken:
+        if anchors:  # it may be the anchor that is wrong: those who asked for it will see
+            raise
+        with alarmed(config, the_date(config, None)):
+            raise
     compared = auditing.verify_files(config) if files else None
     head, torn = found.examined.head, found.examined.torn
     if as_json:

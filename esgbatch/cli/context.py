@@ -15,7 +15,7 @@ from esgbatch.alerting.listener import AlertListener
 from esgbatch.alerting.rules import Rules
 from esgbatch.clock import SystemClock
 from esgbatch.config.load import find, load
-from esgbatch.config.model import Config
+from esgbatch.config.model import Config, Metrics
 from esgbatch.config.salvage import Essentials, salvage
 from esgbatch.config.secrets import keep_from_dumps
 from esgbatch.deadline import moment, today
@@ -107,6 +107,18 @@ def working_job(config: Config, business_date: date) -> Iterator[Job]:
         except BaseException as error:
             if isinstance(error, BatchError | StopRequested):
                 error.advice = error.advice.replace("{date}", business_date.isoformat())
+            watch.ended(error)
+            raise
+
+
+@contextmanager
+def alarmed(config: Config, business_date: date) -> Iterator[None]:
+    """A command that is no run, and whose failure people must know all the same."""
+    essentials = Essentials.of(config.model_copy(update={"metrics": Metrics()}))
+    with _watched(essentials, business_date, []) as watch:
+        try:
+            yield
+        except BatchError as error:
             watch.ended(error)
             raise
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
 from esgbatch.alerting.conditions import Cleared, Condition, Name
 from esgbatch.alerting.desk import Desk
 from esgbatch.cli.context import CLOCK, read_config, tell
-from esgbatch.compliance.audit import FILE_NAME, AuditTrail, load_or_create_key
+from esgbatch.compliance.audit import FILE_NAME
 from esgbatch.config.load import find, load
 from esgbatch.config.salvage import Essentials, salvage
 from esgbatch.config.secrets import keep_from_dumps
@@ -21,6 +21,7 @@ from esgbatch.errors import AuditBroken, BatchError, ChannelError, ConfigError, 
 from esgbatch.http.bounded import within
 from esgbatch.observability import logs
 from esgbatch.observability.progress import Broadcast
+from esgbatch.operations import auditing
 from esgbatch.operations.doctor import report
 from esgbatch.operations.doctor.findings import Status
 from esgbatch.operations.rehearsal import rehearse
@@ -49,7 +50,7 @@ def watch(config_path: Path | None, given: date | None) -> None:
             tell(f"warning: {mistake}")
             watchdog.misconfigured(mistake)
         verdict = watchdog.check()
-        _verify_audit(essentials, day, desk)
+        _verify_audit(essentials, desk)
     finally:
         desk.stop()
         desk.join(time.monotonic() + SENDING)
@@ -76,15 +77,20 @@ def _records(essentials: Essentials) -> Iterator[Records]:
         database.close()
 
 
-def _verify_audit(essentials: Essentials, day: date, desk: Desk) -> None:
-    """The whole trail, once a day; what keeps it from being read is no proof against it."""
-    folder = essentials.job.state_dir
-    if not (folder / FILE_NAME).exists():
+def _verify_audit(essentials: Essentials, desk: Desk) -> None:
+    """The whole trail and every anchor, once a day; what keeps them from being read is no proof against it."""
+    if not (essentials.job.state_dir / FILE_NAME).exists():
         return
+
+    def verify() -> None:
+        with ExitStack() as stack:
+            auditing.verify(essentials, [], lambda: stack.enter_context(_records(essentials)))
+
     try:
-        within(VERIFYING, lambda: AuditTrail(folder / FILE_NAME, load_or_create_key(folder)).verify())
+        within(VERIFYING, verify)
     except AuditBroken as error:
-        desk.change(Condition(Name.AUDIT_BROKEN, day.isoformat(), str(error).rstrip("."), error.advice))
+        scope = today(CLOCK, essentials.zone).isoformat()
+        desk.change(Condition(Name.AUDIT_BROKEN, scope, str(error).rstrip("."), error.advice))
     except (BatchError, TimeoutError):
         return
     else:

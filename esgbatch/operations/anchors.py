@@ -10,6 +10,7 @@ from pathlib import Path
 
 from esgbatch.compliance.audit import Anchor
 from esgbatch.config.model import Config
+from esgbatch.config.salvage import Essentials
 from esgbatch.records import Records
 
 EVENT = b'"event":"audit_anchored"'
@@ -24,7 +25,7 @@ def archived(state_dir: Path) -> Iterator[Anchor]:
             continue
 
 
-def recorded(records: Records, config: Config) -> Iterator[Anchor]:
+def recorded(records: Records, config: Config | Essentials) -> Iterator[Anchor]:
     """From the checkpoint's manifests; where several hosts share it, of those that this one has made.
 
     Each host has a trail of its own.

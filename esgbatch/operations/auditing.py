@@ -23,6 +23,7 @@ from esgbatch.compliance.audit import (
 from esgbatch.compliance.bundle import Bundle
 from esgbatch.compliance.sftplog import Access, Harvest, Place, harvest
 from esgbatch.config.model import Config
+from esgbatch.config.salvage import Essentials
 from esgbatch.encryption.signing import sign_detached
 from esgbatch.errors import AuditBroken, BatchError, ConfigError, ExitCode, NothingToDo, RunHeld, WrongUsage
 from esgbatch.files import alone, private_folder
@@ -35,7 +36,7 @@ TOUCHED = "drop_"  # and what was done: drop_opened, drop_read …
 OpenRecords = Callable[[], Records]
 
 
-def open_trail(config: Config) -> AuditTrail:
+def open_trail(config: Config | Essentials) -> AuditTrail:
     """The trail, for looking at: nothing is made.
 
     Raises:
@@ -102,7 +103,7 @@ class Verified:
     remark: str
 
 
-def verify(config: Config, given: Sequence[Anchor], open_records: OpenRecords) -> Verified:
+def verify(config: Config | Essentials, given: Sequence[Anchor], open_records: OpenRecords) -> Verified:
     """Check every record, then the trail against `given` and every anchor that the job has kept.
 
     Raises:

@@ -199,7 +199,7 @@ def at_eight_fifty_nine(firm: TestFirm, seconds: float) -> subprocess.Popen[str]
 
 
 def test_a_deadline_that_cannot_be_met_is_foretold_and_then_passes_with_18(tmp_path: Path):
-    with firm(tmp_path, 2000, rate=50) as each, at_eight_fifty_nine(each, 20) as process:
+    with firm(tmp_path, 2000, rate=50) as each, at_eight_fifty_nine(each, 12) as process:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 18, err
         assert f"esgbatch resume --date {DAY}" in err
@@ -223,7 +223,7 @@ def test_a_partial_delivery_is_in_time_and_says_so(tmp_path: Path):
             "ESGBATCH_JOB__ON_DEADLINE": "deliver_partial",
             "ESGBATCH_QUALITY__MAX_FAILED_PERCENT": "100",
         }
-        with at_eight_fifty_nine(each, 20) as process:
+        with at_eight_fifty_nine(each, 12) as process:
             _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert each.manifest()["partial"] is True

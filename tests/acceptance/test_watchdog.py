@@ -102,6 +102,7 @@ def test_a_broken_audit_trail_is_told(slow: TestFirm):
         whole.replace(b'"succeeded"', b'"succeedee"', 1) if b'"succeeded"' in whole else whole[2:]
     )
     slow.run("watchdog")
+    slow.run("audit", "verify", day=None, code=22)
     assert paged(slow.server.places) == [("trigger", "audit_broken")]
     trail.write_bytes(whole)
     slow.run("watchdog")

@@ -32,7 +32,8 @@ from esgbatch.errors import (
     Withheld,
     WrongUsage,
 )
-from esgbatch.model import Snapshot, Stage
+from esgbatch.model import Answer, Snapshot, Stage
+from tests.nightwatch import DOWN, RATED, Night
 from tests.simulated import EPOCH, RecordingListener, SimulatedClock
 
 DAY = date(2026, 11, 24)
@@ -381,3 +382,22 @@ def test_a_key_is_never_longer_than_a_pager_takes(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "alerts", "e" * 300, "host")
     outbox.open(Condition(Name.WITHHELD, SCOPE, "", ""), EPOCH)
     assert len(outbox.owed("email")[0].key) <= 255
+
+
+# --- a night ----------------------------------------------------------------------------------
+
+
+def test_a_long_outage_of_a_night_is_told_once_and_taken_back(tmp_path: Path) -> None:
+    """Twenty minutes of an API that fails for everybody, and a shorter one that nobody is told of."""
+
+    def api(_account: str, now: float) -> tuple[float, Answer]:
+        return (0.5, DOWN if 600 <= now < 1800 or 2400 <= now < 2700 else RATED)
+
+    night = Night(api, 6_000, limit=4.0)
+    channel = FakeChannel()
+    with Watch(tmp_path, channel, clock=night.clock) as watch:
+        night.listener.others.append(watch.listener)
+        night.live()
+    assert len(night.listener.named("circuit_opened")) == 2
+    assert [fields["condition"] for fields in watch.log.named("alert_opened")] == ["outage"]
+    assert channel.told in ([("outage", False), ("outage", True)], [("outage", True)])
