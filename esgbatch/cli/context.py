@@ -123,6 +123,21 @@ def alarmed(config: Config, business_date: date) -> Iterator[None]:
             raise
 
 
+@contextmanager
+def caretaking_job(config: Config) -> Iterator[Job]:
+    """The job with its logs, for commands that care for what is kept and belong to no run.
+
+    How they end is for whoever called them: no alert, no metric and no heartbeat tells of it, which
+    would be taken for news of tonight's run.
+    """
+    day = the_date(config, None)
+    logs.configure(config.logging, environment=config.job.environment, business_date=day)
+    with people_listener(sys.stderr, config.zone, CLOCK) as people:
+        job = build_job(config, Broadcast([logs.LogListener(), people]), CLOCK, StopSignal())
+        with evidence.attempt(job, day):
+            yield job
+
+
 class _Watch:
     """Who brings news out of the machine: alerts, and the dead man's switch."""
 

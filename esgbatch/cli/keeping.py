@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from esgbatch.cli.context import CLOCK, read_config, tell, the_date, working_job
+from esgbatch.cli.context import CLOCK, caretaking_job, read_config, tell, the_date
 from esgbatch.observability.progress import Broadcast
 from esgbatch.operations import erasure, retention, rotation
 from esgbatch.operations.erasure import Findings
@@ -24,7 +24,7 @@ def purge(config_path: Path | None, *, dry_run: bool) -> None:
         _show("stays", [item for item in items if item.hold])
         print("Dry run: nothing was removed.")
         return
-    with working_job(config, day) as job:
+    with caretaking_job(config) as job:
         done = retention.purge(job)
     _show("removed", done.removed)
     _show("stays", done.stayed)
@@ -43,7 +43,7 @@ def erase(config_path: Path | None, account_ids: Sequence[str], reason: str, *, 
         _list(findings)
         print("Dry run: nothing was erased.")
         return
-    with working_job(config, the_date(config, None)) as job:
+    with caretaking_job(config) as job:
         done = erasure.erase(job, account_ids, reason)
     _list(done.findings)
     rows, lines = sum(done.rows.values()), sum(done.lines.values())
@@ -73,9 +73,8 @@ def _show(verb: str, items: Sequence[Item]) -> None:
 
 def rotate(config_path: Path | None) -> None:
     config = read_config(config_path)
-    audit = open_audit(open_state(config))
     with closing(open_checkpoint(config, create=False)) as database:
-        count = rotation.rotate(database, master_keys(config), audit)
+        count = rotation.rotate(database, master_keys(config), open_audit(open_state(config)))
     runs = f"names and scores of {count} run(s)" if count else "nothing was locked with another one"
     print(f"The new key is in use: {runs}.")
     if config.checkpoint.previous_key is not None:

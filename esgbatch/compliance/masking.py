@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 MASK = b"*"
+_ACCOUNT = re.compile(rb'"account_id": ?"((?:[^"\\\n]|\\.)*)"')
 
 
 def mentions(path: Path, account_ids: Sequence[str]) -> bool:
@@ -46,10 +47,15 @@ def mask(path: Path, account_ids: Sequence[str]) -> int:
 
 def _places(content: bytes, account_ids: Sequence[str]) -> Iterator[tuple[int, int, int]]:
     """Where the IDs stand: the line's start, and each ID's start and end."""
-    for account_id in account_ids:
-        written = re.escape(json.dumps(account_id)[1:-1].encode())
-        # The field that names a line's account, and the sentence that the event table makes of it.
-        pattern = re.compile(rb'(?:"account_id": ?"(%s)")|(?:"message": ?"account (%s) )' % (written, written))
-        for found in pattern.finditer(content):
-            group = 1 if found[1] is not None else 2
-            yield content.rfind(b"\n", 0, found.start()) + 1, found.start(group), found.end(group)
+    wanted = {json.dumps(each)[1:-1].encode() for each in account_ids}
+    for found in _ACCOUNT.finditer(content):
+        if found[1] not in wanted:
+            continue
+        start = content.rfind(b"\n", 0, found.start()) + 1
+        end = content.find(b"\n", found.end())
+        yield start, *found.span(1)
+        # The event's sentence repeats it: "account A-000001 failed: …".
+        sentence = b'"account ' + found[1] + b" "
+        at = content.find(sentence, start, end if end >= 0 else len(content))
+        if at >= 0:
+            yield start, at + len(b'"account '), at + len(sentence) - 1

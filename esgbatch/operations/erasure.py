@@ -12,14 +12,15 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from esgbatch.checkpoint.lease import lease
 from esgbatch.checkpoint.privacy import TOMBSTONE
 from esgbatch.compliance.masking import mask, mentions
 from esgbatch.config.model import Config
+from esgbatch.deadline import Deadline
 from esgbatch.errors import CheckpointError, ConfigError, WrongUsage
 from esgbatch.files import private_folder, replacing
 from esgbatch.job import Job
 from esgbatch.manifest import rfc3339
+from esgbatch.operations.holding import hold
 from esgbatch.operations.retention import archived, logs
 from esgbatch.records import Records
 
@@ -128,7 +129,7 @@ def erase(job: Job, account_ids: Sequence[str], reason: str) -> Erased:
         findings = find(config, records, account_ids, list(subjects.values()))
         refuse_holds(config, findings, account_ids)
         for day in findings.dates:
-            held.enter_context(lease(config.job.state_dir, day, "erase"))
+            held.enter_context(hold(job, day, "erase", Deadline(None, job.clock)))
         for subject in subjects.values():
             job.audit.append("erasure_begun", subject=subject, reason=reason)
         rows = dict(_from_runs(job, findings, subjects))

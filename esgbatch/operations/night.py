@@ -5,13 +5,12 @@ Each takes the lease, decides whether there is something to do, and lets `run_jo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 from esgbatch import deadline as deadlines
-from esgbatch.checkpoint.lease import lease
 from esgbatch.deadline import Deadline
 from esgbatch.errors import (
     BatchError,
@@ -27,6 +26,7 @@ from esgbatch.errors import (
 from esgbatch.job import Job, run_job
 from esgbatch.model import Approval, Run, Stage, Summary, by_name
 from esgbatch.operations import mailing
+from esgbatch.operations.holding import hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Result:
 
 def run(job: Job, business_date: date, *, limit: int | None, deadline: Deadline) -> Result:
     """Do the date's whole job; go on where an earlier call left off; say so where it is done."""
-    with _hold(job, business_date, "run", deadline):
+    with hold(job, business_date, "run", deadline):
         found = job.records.runs.find(business_date)
         if found is None:
             found = job.records.runs.create(business_date, _columns(job), limit)
@@ -54,7 +54,7 @@ def run(job: Job, business_date: date, *, limit: int | None, deadline: Deadline)
 
 def resume(job: Job, business_date: date, *, deadline: Deadline) -> Result:
     """Go on from the last committed state."""
-    with _hold(job, business_date, "resume", deadline):
+    with hold(job, business_date, "resume", deadline):
         found = _find(job, business_date)
         if found.stage is Stage.DELIVERED:
             return _already(job, found)
@@ -65,7 +65,7 @@ def resume(job: Job, business_date: date, *, deadline: Deadline) -> Result:
 
 def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, deadline: Deadline) -> Result:
     """Rate some accounts again (None: all failed ones) and make the next revision of the file."""
-    with _hold(job, business_date, "rerun", deadline):
+    with hold(job, business_date, "rerun", deadline):
         found = _find(job, business_date)
         if found.stage in (Stage.LISTING, Stage.RATING):
             raise WrongUsage(
@@ -92,7 +92,7 @@ def rerun(job: Job, business_date: date, account_ids: Sequence[str] | None, *, d
 def deliver(job: Job, business_date: date) -> Result:
     """Deliver the sealed file, again if it was delivered before; the ESG API is not called."""
     deadline = Deadline(None, job.clock)
-    with _hold(job, business_date, "deliver", deadline):
+    with hold(job, business_date, "deliver", deadline):
         found = _find(job, business_date)
         if found.stage is Stage.WITHHELD:
             raise Withheld("The file is withheld by a quality gate.")
@@ -113,7 +113,7 @@ def deliver(job: Job, business_date: date) -> Result:
 
 def approve(job: Job, business_date: date, *, by: str, reason: str, deadline: Deadline) -> Result:
     """Release a withheld file, and send it on its way."""
-    with _hold(job, business_date, "approve", deadline):
+    with hold(job, business_date, "approve", deadline):
         found = _find(job, business_date)
         if found.stage is not Stage.WITHHELD:
             raise NothingToDo(f"No file of {business_date} is withheld; the run's stage is {found.stage}.")
@@ -145,15 +145,6 @@ def choose_deadline(
         "(--deadline sets one)."
     )
     return Deadline(None, job.clock)
-
-
-@contextmanager
-def _hold(job: Job, business_date: date, command: str, deadline: Deadline) -> Iterator[None]:
-    with lease(job.config.job.state_dir, business_date, command, deadline.at) as died:
-        if died is not None:
-            job.listener.event("taken_over", previous=str(died))
-        with job.own(business_date, command):
-            yield
 
 
 def _find(job: Job, business_date: date) -> Run:

@@ -12,13 +12,13 @@ from datetime import date
 from enum import StrEnum
 from pathlib import Path
 
-from esgbatch.checkpoint.lease import lease
 from esgbatch.config.model import Config
-from esgbatch.deadline import today
+from esgbatch.deadline import Deadline, today
 from esgbatch.errors import BatchError, ConfigError, RunHeld, StopRequested
 from esgbatch.files import sync_folder
 from esgbatch.job import Job
 from esgbatch.manifest import manifest_name, sealed_name
+from esgbatch.operations.holding import hold
 from esgbatch.records import Records
 
 
@@ -93,7 +93,7 @@ def purge(job: Job, *, sparing: date | None = None) -> Purged:
             stayed.append(item)
             continue
         try:
-            with lease(job.config.job.state_dir, item.business_date, "purge"):
+            with hold(job, item.business_date, "purge", Deadline(None, job.clock)):
                 _remove(job, item)
         except RunHeld:
             stayed.append(item)

@@ -18,12 +18,11 @@ def rotate(database: Database, keys: Rotatable, audit: Audit) -> int:
         ConfigError: a key that is still in use is not at hand; nothing was changed.
     """
     new = keys.successor()
-    known = keys.known()
-    audit.append("key_rotation", key=new.id, before=[each for each in known if each != new.id])
+    audit.append("key_rotation", key=new.id, before=[each for each in keys.known() if each != new.id])
     total = 0
     while True:
         with database.writing() as connection:
-            count = rewrap(connection, known, new)
+            count = rewrap(connection, keys.known(), new)
             if not count:
                 # In this transaction, since nobody can begin a run with the old key meanwhile.
                 keys.retire()
