@@ -84,13 +84,22 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What the API says is left: so many requests for so many seconds from now."""
+
+    remaining: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One attempt's result.
 
     `scores` are rounded to two decimals, in the configured order, only with `RATED`;
     `reason` only with `FAILED` and `FORBIDDEN`. `retry_after` is in seconds from now.
     `started` and `elapsed` are seconds on the monotonic clock and the attempt's length.
-    `detail` is for the log: no name, no score, no secret.
+    `detail` is for the log: no name, no score, no secret. `quota` is what the answer told of it,
+    if it was looked at.
     """
 
     verdict: Verdict
@@ -101,6 +110,7 @@ class Answer:
     detail: str = ""
     started: float = 0.0
     elapsed: float = 0.0
+    quota: Quota | None = None
 
 
 # --- what the checkpoint keeps ----------------------------------------------------------------

@@ -19,13 +19,14 @@ from esgbatch.fetching.circuit import Circuit
 from esgbatch.fetching.limiter import RateLimiter
 from esgbatch.fetching.retry import Backoff
 from esgbatch.fetching.ticket import Backlog, Concurrency, Ended, Pace, Ticket
-from esgbatch.model import Answer, Outcome, Reason, State, Verdict, Work
+from esgbatch.model import Answer, Outcome, Quota, Reason, State, Verdict, Work
 from esgbatch.ports import Clock, Engine, Listener
 
 FORBIDDEN_IN_A_ROW = 20
 FLUSH_SECONDS = 0.5
 TICK_SECONDS = 0.5
 STOP_GRACE = 1.5
+SHORTEST_RATION = 1.0
 PAGE = 1000
 NOBODY = -1
 
@@ -249,6 +250,8 @@ class Dispatcher:
             self._failed(ticket, answer, probed)
             return
         self._alive()
+        if answer.quota is not None:
+            self._ration(answer.quota)
         if answer.verdict is Verdict.THROTTLED:
             self._throttled(ticket, answer)
             return
@@ -329,6 +332,24 @@ class Dispatcher:
                 self._unavailable(ticket)
                 return
         self._again(ticket, 0.0)
+
+    def _ration(self, quota: Quota) -> None:
+        """Make what is left of the API's quota last, less what is under way; never faster than configured.
+
+        Headers know whole seconds, so a window of one second says nothing that the limit does
+        not know better; where it is used up, a 429 says how long to wait.
+        """
+        now = self._clock.monotonic()
+        if quota.seconds <= SHORTEST_RATION:
+            return
+        left = quota.remaining - len(self._under_way)
+        if left >= 1:
+            self._limiter.slow_down(quota.seconds / left, now + quota.seconds)
+        elif now + quota.seconds > self.pace.held_until:
+            self._stall(now, "throttled")
+            self.pace.held_until = now + quota.seconds
+            until = self._clock.time() + quota.seconds
+            self._listener.event("throttled", until=until, seconds=quota.seconds)
 
     def _refused(self, ticket: Ticket) -> None:
         """A 403 is one account's until twenty stand in a row; then it was us, and they stay pending."""

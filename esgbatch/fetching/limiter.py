@@ -41,6 +41,7 @@ class RateLimiter:
 
     def __init__(self, limit: float, in_flight: int, *, validity: float = 0.0) -> None:
         self.spacing = (1 + margin(limit) + validity) / whole_requests(limit)
+        self._slow = (self.spacing, -math.inf)
         self._next = -math.inf
         self._permits = threading.BoundedSemaphore(in_flight)
 
@@ -52,6 +53,17 @@ class RateLimiter:
         """
         self._next = now + self.spacing
 
+    def slow_down(self, spacing: float, until: float) -> None:
+        """Leave at least so many seconds between two slots until then; the last word counts.
+
+        It is never less than the configured limit's.
+        """
+        self._slow = (spacing, until)
+
+    def _spacing(self, now: float) -> float:
+        spacing, until = self._slow
+        return max(self.spacing, spacing) if now < until else self.spacing
+
     def delay(self, now: float) -> float:
         """Seconds from `now` (monotonic) until the next slot; 0 when it is there."""
         return max(0.0, self._next - now)
@@ -60,7 +72,7 @@ class RateLimiter:
         """Take a permit if a slot and a place are free at `now`."""
         if self._next > now or not self._permits.acquire(blocking=False):
             return False
-        self._next = max(self._next, now - CATCH_UP) + self.spacing
+        self._next = max(self._next, now - CATCH_UP) + self._spacing(now)
         return True
 
     def release(self) -> None:

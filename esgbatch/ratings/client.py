@@ -110,7 +110,8 @@ class CurlRatings:
         except ExchangeFailed as error:
             elapsed = time.monotonic() - started
             return Answer(Verdict.TRANSIENT, detail=str(error), started=started, elapsed=elapsed)
-        answer = partial(Answer, http_status=status, started=started, elapsed=time.monotonic() - started)
+        elapsed = time.monotonic() - started
+        answer = partial(Answer, http_status=status, started=started, elapsed=elapsed, quota=connection.quota)
         if status == 200:
             return self._rating(answer, connection.body)
         if status in _REDIRECTS:

@@ -3,17 +3,20 @@
 libcurl releases the interpreter lock and costs a fifth of requests. A handle is used by
 one thread at a time and keeps its connection alive; nothing is shared between handles. Python
 callbacks are what is dear here (each waits for the interpreter lock), so there is one
-for the body and none for headers or progress.
+for the body, none for progress, and one for headers only in the few answers a second that
+are asked what is left of the quota.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
 import ssl
 import string
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +29,8 @@ from esgbatch.config.model import Ratings
 from esgbatch.errors import ConfigError
 from esgbatch.http.auth import Credential
 from esgbatch.http.trust import ca_bundle, ca_folder
+from esgbatch.model import Quota
+from esgbatch.ratings.quota import read_quota
 
 MAX_BODY = 1024 * 1024
 
@@ -35,6 +40,7 @@ BeforeSending = Callable[[], bool | None]
 # pycurl has no names for CURLOPT_QUICK_EXIT, CURLOPT_RTSP_REQUEST and CURL_RTSPREQ_RECEIVE.
 _QUICK_EXIT, _RTSP_REQUEST, _RTSP_RECEIVE = 322, 189, 11
 _UNSET = Credential("", "")
+QUOTA_SECONDS = 0.25
 
 _TROUBLES = {
     pycurl.E_UNSUPPORTED_PROTOCOL: "no valid HTTP",
@@ -122,6 +128,24 @@ class _Body:
         return None
 
 
+class _Turns:
+    """Whose answer's headers are looked at: one a quarter of a second, the first one first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = -math.inf
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        with self._lock:
+            mine = now >= self._next
+            if mine:
+                self._next = now + QUOTA_SECONDS
+            return mine
+
+
 class Connection:
     """One handle. What it says of an answer holds until the next `exchange`."""
 
@@ -131,8 +155,12 @@ class Connection:
         headers: Sequence[str],
         sockets: _Sockets,
         before_sending: BeforeSending,
+        turns: _Turns,
     ) -> None:
         self._curl = pycurl.Curl()
+        self._turns = turns
+        self._looks = False
+        self._lines: list[bytes] = []
         self._headers = headers
         self._sockets = sockets
         self._body = _Body()
@@ -161,6 +189,7 @@ class Connection:
         else:
             curl.setopt(pycurl.POSTFIELDS, body)
         self._body.clear()
+        self._look(self._turns.take())
         try:
             curl.perform()
         except pycurl.error as error:
@@ -185,6 +214,18 @@ class Connection:
         tell these apart, and none of them says how long to wait.
         """
         return float(self._curl.getinfo(pycurl.RETRY_AFTER)) or None
+
+    @property
+    def quota(self) -> Quota | None:
+        """What is left of the API's quota, where this answer was looked at and says so."""
+        return read_quota(self._lines) if self._looks else None
+
+    def _look(self, wanted: bool) -> None:
+        """Have the answer's header lines collected, or not."""
+        self._lines.clear()
+        if wanted is not self._looks:
+            self._curl.setopt(pycurl.HEADERFUNCTION, self._lines.append if wanted else None)
+            self._looks = wanted
 
     @property
     def redirect_url(self) -> str | None:
@@ -244,6 +285,7 @@ class Connections:
         self._settings = tuple(_settings(config))
         self._headers = _headers(config)
         self._sockets = _Sockets()
+        self._turns = _Turns()
         self._idle: deque[Connection] = deque()
 
     @property
@@ -259,7 +301,7 @@ class Connections:
         try:
             return self._idle.pop()
         except IndexError:
-            return Connection(self._settings, self._headers, self._sockets, self._before_sending)
+            return Connection(self._settings, self._headers, self._sockets, self._before_sending, self._turns)
 
     def give_back(self, connection: Connection) -> None:
         self._idle.append(connection)

@@ -14,7 +14,8 @@ from urllib.parse import unquote
 import pytest
 
 from esgbatch.errors import ConfigError
-from esgbatch.model import Answer, Reason, Verdict
+from esgbatch.model import Answer, Quota, Reason, Verdict
+from esgbatch.ratings import transport
 from esgbatch.ratings.transport import MAX_BODY
 from tests.sockets.faultserver import (
     FaultServer,
@@ -69,6 +70,21 @@ def test_a_rating() -> None:
     assert request.headers["accept"] == "application/json"
     assert request.headers["user-agent"].startswith("esgbatch/")
     assert not {"accept-encoding", "content-type", "cookie", "expect"} & set(request.headers)
+
+
+def test_a_few_answers_a_second_are_asked_what_is_left_of_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not each: a callback for every header line costs more than the rest of the request."""
+    with FaultServer(respond(200, BODY, {"RateLimit": '"default";r=50;t=30'})) as server:
+        client = provider(server.url)
+        answers = [client.rate(ACCOUNT) for _ in range(3)]
+        monkeypatch.setattr(transport, "QUOTA_SECONDS", 0.0)
+        time.sleep(0.3)
+        answers += [client.rate(ACCOUNT) for _ in range(3)]
+        assert server.connections == 1
+    assert [[str(score) for score in answer.scores] for answer in answers] == [RATED] * 6
+    assert answers[0].quota == Quota(50, 30)
+    assert [answer.quota for answer in answers[3:]] == [Quota(50, 30)] * 3
+    assert None in [answer.quota for answer in answers[1:3]]
 
 
 @pytest.mark.parametrize(

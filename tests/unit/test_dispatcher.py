@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -15,7 +16,7 @@ from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.limiter import RateLimiter
 from esgbatch.fetching.retry import Backoff
 from esgbatch.fetching.ticket import Ended, Pace
-from esgbatch.model import Answer, Outcome, Reason, State, Verdict, Work
+from esgbatch.model import Answer, Outcome, Quota, Reason, State, Verdict, Work
 from tests.simulated import Api, RecordingListener, SimulatedClock, SimulatedEngine
 
 RATED = Answer(Verdict.RATED, scores=(Decimal("71.24"),), http_status=200)
@@ -29,6 +30,10 @@ LOST = Answer(Verdict.LOST, detail="its worker is gone")
 
 def throttled(seconds: float | None) -> Answer:
     return Answer(Verdict.THROTTLED, http_status=429, retry_after=seconds)
+
+
+def left(remaining: float, seconds: float) -> Answer:
+    return replace(RATED, quota=Quota(remaining, seconds))
 
 
 class Accounts:
@@ -400,3 +405,36 @@ def test_a_lost_probe_is_neither_a_failure_nor_a_success():
     assert night.accounts.states() == {State.SUCCEEDED: 100}
     names = [name for name, _ in night.listener.events]
     assert names.count("circuit_opened") == names.count("circuit_closed") == 1
+
+
+# --- what the API says is left of its quota ---
+
+
+def test_what_is_left_of_the_quota_lasts_as_long_as_it_must() -> None:
+    night = Night(lambda _account, now: (0.05, left(30, 10) if now < 0.02 else RATED), 200, limit=100)
+    assert night.run() is Ended.COMPLETE
+    times = [at for at, _ in night.engine.starts]
+    assert 20 <= sum(at < 10 for at in times) <= 31, "the first one, and no more than it said is left"
+    assert sum(10.1 <= at < 11.1 for at in times) >= 90, "and then the limit again"
+
+
+def test_the_last_word_on_the_quota_counts_and_never_raises_the_rate() -> None:
+    night = Night(lambda _account, now: (0.05, left(10, 60) if now < 1 else left(100_000, 60)), 300, limit=100)
+    assert night.run() is Ended.COMPLETE
+    assert night.engine.most_in_a_second() <= 100
+    assert night.clock.now < 20
+
+
+def test_a_quota_that_is_used_up_is_waited_for_and_told() -> None:
+    night = Night(Script({"A-0": [left(0, 40)]}), 3, concurrency=1)
+    assert night.run() is Ended.COMPLETE
+    assert [round(at) for at, _ in night.engine.starts] == [0, 40, 40]
+    assert night.listener.named("throttled")[0]["seconds"] == 40
+    assert night.accounts.states() == {State.SUCCEEDED: 3}
+
+
+def test_headers_of_a_window_of_a_second_change_nothing() -> None:
+    night = Night(always(left(1, 1)), 300, limit=100)
+    assert night.run() is Ended.COMPLETE
+    assert night.clock.now < 4
+    assert not night.listener.named("throttled")
