@@ -16,6 +16,7 @@ from esgbatch.errors import BatchError, DeadlinePassed, EncryptionError, SealedF
 from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.stage import Rating
 from esgbatch.fetching.ticket import Ended, Pace
+from esgbatch.fetching.turn import turn
 from esgbatch.files import private_folder, replacing
 from esgbatch.model import Package, Reason, Revision, Run, Stage, Step, Tally
 from esgbatch.ports import (
@@ -137,6 +138,15 @@ def rate(job: Job, run: Run, deadline: Deadline) -> None:
         RatingsError, StopRequested: accounts are left.
     """
     partial = job.config.job.on_deadline == "deliver_partial"
+    with turn(job.config.job.state_dir, job.clock, job.listener):
+        ended = _rate(job, run, deadline, partial=partial)
+    _write_error_file(job, run)
+    if ended is not Ended.COMPLETE and not partial:
+        tally = job.records.outcomes.tally(run)
+        raise DeadlinePassed(f"The deadline passed with {tally.done} of {tally.rows} accounts done.")
+
+
+def _rate(job: Job, run: Run, deadline: Deadline, *, partial: bool) -> Ended:
     stage = Rating(
         run,
         job.records,
@@ -149,7 +159,7 @@ def rate(job: Job, run: Run, deadline: Deadline) -> None:
     dispatcher = job.make_dispatcher(deadline_binds=deadline.binds, tick=stage.tick)
     try:
         with job.stop.cooperative(dispatcher.wake):
-            ended = stage.run(dispatcher)
+            return stage.run(dispatcher)
     except BaseException:
         # What ended the rating is the news; an error file that cannot be written as well is not.
         with suppress(BatchError):
@@ -158,10 +168,6 @@ def rate(job: Job, run: Run, deadline: Deadline) -> None:
     finally:
         job.measured.pace = dispatcher.pace
         dispatcher.close()
-    _write_error_file(job, run)
-    if ended is not Ended.COMPLETE and not partial:
-        tally = job.records.outcomes.tally(run)
-        raise DeadlinePassed(f"The deadline passed with {tally.done} of {tally.rows} accounts done.")
 
 
 def check(job: Job, run: Run) -> quality.Distribution:

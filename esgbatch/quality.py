@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from esgbatch.config.model import Quality
-from esgbatch.model import Census, Histogram, Revision, Row, Tally
+from esgbatch.model import Census, Histogram, Reason, Revision, Row, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,17 @@ def findings(
 ) -> list[Finding]:
     """Every gate that keeps the file back; a first run has nothing to be compared with."""
     found = []
-    if tally.failed_percent > limits.max_failed_percent:
+    # A partial file says by itself what is missing; the gate is for what was tried and failed.
+    spared = tally.failed_by.get(Reason.NOT_ATTEMPTED, 0)
+    failed, tried = tally.failed - spared, tally.rows - spared
+    percent = 100.0 * failed / tried if tried else 100.0 * bool(spared)
+    if percent > limits.max_failed_percent:
         found.append(
             Finding(
                 "failed",
-                tally.failed_percent,
+                percent,
                 limits.max_failed_percent,
-                f"{tally.failed} of {tally.rows} accounts failed: {tally.failed_percent:.2f}%, "
+                f"{failed} of {tried} accounts failed: {percent:.2f}%, "
                 f"more than {limits.max_failed_percent:g}%",
             )
         )

@@ -120,8 +120,8 @@ def open_checkpoint(config: Config | Essentials, *, create: bool = True) -> Data
         NothingToDo: without `create`, where nothing was ever run.
     """
     keys = master_keys(config)
-    if config.checkpoint.url:
-        return Database(config.checkpoint.url, create=create, keys=keys)
+    if url := config.checkpoint.reveal_url():
+        return Database(url, create=create, keys=keys)
     path = config.job.state_dir / "checkpoint.sqlite"
     if not create and not path.exists():
         raise NothingToDo(f"Nothing was ever run here: there is no {path}.")

@@ -83,7 +83,7 @@ def _dotted(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for at, part in enumerate(location) if at == 0 or location[at - 1] not in _UNIONS)
 
 
-_UNIONS = ("auth", "concurrency")
+_UNIONS = ("auth", "concurrency", "url")
 
 
 def override(data: dict[str, Any], environment: Mapping[str, str]) -> list[str]:

@@ -214,7 +214,7 @@ class Accounts(Web):
     database: Secret | None = Field(None, description="sql: a SQLAlchemy URL")
     query: str = Field("", description="sql: the query whose rows are the accounts, in the order of the file")
     timeout: Seconds = Field(60.0, description="seconds for one page")
-    attempts: Count = Field(5, description="for each page")
+    attempts: Count = Field(5, description="for each page; ratings.attempts where it is not set")
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Accounts:
@@ -362,7 +362,10 @@ def _mentions_account(value: object) -> bool:
 
 
 class Checkpoint(Section):
-    url: str = Field("", description="a SQLAlchemy URL; empty: SQLite in state_dir")
+    url: str | Secret = Field(
+        "",
+        description="a SQLAlchemy URL, as a secret where there is a password in it; empty: SQLite in state_dir",
+    )
     commit_every: Annotated[int, Field(ge=1, le=10_000)] = Field(500, description="outcomes in a transaction")
     key: Secret | None = Field(
         None, description="32 random bytes that lock names and scores; without it, a key file in state_dir"
@@ -370,6 +373,10 @@ class Checkpoint(Section):
     previous_key: Secret | None = Field(
         None, description="the key before this one, until `esgbatch rotate-key`"
     )
+
+    def reveal_url(self) -> str:
+        """The URL, wherever it comes from."""
+        return self.url.reveal() if isinstance(self.url, Secret) else self.url
 
     @model_validator(mode="after")
     def _previous_has_successor(self) -> Checkpoint:
@@ -530,6 +537,13 @@ class Config(Section):
     logging: Logging = Logging()
     metrics: Metrics = Metrics()
     retention: Retention = Retention()
+
+    @model_validator(mode="after")
+    def _pages_are_asked_for_like_ratings(self) -> Config:
+        if "attempts" in self.accounts.model_fields_set:
+            return self
+        accounts = self.accounts.model_copy(update={"attempts": self.ratings.attempts})
+        return self.model_copy(update={"accounts": accounts})
 
     @property
     def zone(self) -> ZoneInfo:

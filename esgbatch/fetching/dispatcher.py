@@ -187,11 +187,12 @@ class Dispatcher:
     def _probe_ticket(self) -> Ticket:
         """Whom to ask: an account known to be good, since only its failure is surely the API's.
 
-        Every second time it is one that was not asked yet: the known one may have gone bad.
+        Every second time it is one from anywhere in the list: the known one may have gone bad, and
+        the next ones in order may all be as broken as those that opened the circuit.
         """
-        if self._good and (self._probes % 2 or not self._fresh):
-            return Ticket(Work(NOBODY, self._good))
-        return Ticket(self._fresh.popleft()) if self._fresh else heapq.heappop(self._retries)[2]
+        account_id = self._good if self._probes % 2 else None
+        account_id = account_id or self._backlog.anyone() or self._good
+        return heapq.heappop(self._retries)[2] if account_id is None else Ticket(Work(NOBODY, account_id))
 
     def _known_good(self) -> str | None:
         if not self._good and not self._asked_for_good:
@@ -259,6 +260,7 @@ class Dispatcher:
         if answer.verdict is Verdict.REDIRECTED or self._renews(ticket, answer):
             self._again(ticket, 0.0)
         elif work.position == NOBODY:
+            self._good = self._good or work.account_id
             self._progressed()
         elif answer.verdict in (Verdict.FORBIDDEN, Verdict.UNAUTHORIZED):
             self._refused(ticket)

@@ -40,6 +40,9 @@ class Backlog(Protocol):
     def known_good(self) -> str | None:
         """An account of the run that the API has answered for, by now or in an earlier life."""
 
+    def anyone(self) -> str | None:
+        """An account that is still to be rated, from anywhere in the list, each time from elsewhere."""
+
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Commit; when this returns, they are not lost any more."""
 

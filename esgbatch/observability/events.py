@@ -43,6 +43,9 @@ EVENTS: Mapping[str, Event] = {
         "{inactive:,} inactive, {duplicate:,} duplicate, {refused:,} refused",
     ),
     "duplicate_name_differs": Event("INFO", "account {account_id} is listed again with another name"),
+    "waiting_for_turn": Event(
+        "WARNING", "another date's run asks the ESG API: this one waits for its end, so that the limit holds"
+    ),
     "rating_started": Event("INFO", "{pending:,} accounts to rate", Stage.RATING),
     "rating_finished": Event(
         "INFO",
@@ -75,7 +78,7 @@ EVENTS: Mapping[str, Event] = {
     ),
     "sealed": Event("INFO", "the encrypted file is whole: {rows:,} rows, {plaintext_bytes:,} bytes of text"),
     "gate_withheld": Event(
-        "WARNING", "gate {gate} withholds the file: {figure}, allowed is {limit}", Stage.WITHHELD
+        "WARNING", "gate {gate} withholds the file: {figure:.2f}, allowed is {limit:g}", Stage.WITHHELD
     ),
     "delivery_started": Event("INFO", "bringing the file to the drop folder", Stage.DELIVERING),
     "delivery_step": Event("INFO", "delivery: {step}"),

@@ -33,7 +33,8 @@ def recorded(records: Records, config: Config | Essentials) -> Iterator[Anchor]:
     Raises:
         CheckpointError: it cannot be read.
     """
-    shared = bool(config.checkpoint.url) and not config.checkpoint.url.startswith("sqlite")
+    url = config.checkpoint.reveal_url()
+    shared = bool(url) and not url.startswith("sqlite")
     for day in records.history.dates(date.min, date.max):
         run = records.runs.find(day)
         if run is None:

@@ -23,7 +23,7 @@ from esgbatch.errors import (
     Withheld,
     WrongUsage,
 )
-from esgbatch.job import Job, run_job
+from esgbatch.job import Job, check, run_job
 from esgbatch.model import Approval, Run, Stage, Summary, by_name
 from esgbatch.operations import mailing
 from esgbatch.operations.holding import hold
@@ -95,10 +95,11 @@ def deliver(job: Job, business_date: date) -> Result:
     with hold(job, business_date, "deliver", deadline):
         found = _find(job, business_date)
         if found.stage is Stage.WITHHELD:
-            raise Withheld("The file is withheld by a quality gate.")
+            check(job, found)
+            raise Withheld("The file was withheld by a quality gate, which would let it through now.")
         if found.stage not in (Stage.DELIVERING, Stage.DELIVERED):
             raise NothingToDo(
-                f"The run of {business_date} has no sealed file yet; its stage is {found.stage}.",
+                f"Revision {found.revision} of {business_date} is not sealed yet; its stage is {found.stage}.",
                 advice=f"`esgbatch resume --date {business_date}`",
             )
         if erased := job.records.privacy.nameless(found):

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,17 @@ def test_status_shows_the_running_job(slow: TestFirm):
 def test_the_limit_holds_at_the_server(slow: TestFirm):
     slow.run("run")
     assert slow.server.stats()["esg"]["max_per_second"] <= 150
+
+
+def test_two_dates_at_once_share_one_limit(slow: TestFirm):
+    with slow.process("run") as process:
+        slow.wait_until_done(50, process)
+        ran = slow.run("run", day=DAY + timedelta(days=1))
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "waits" in ran.err
+    # Each by itself keeps to 150: together they would come to 300.
+    assert slow.server.stats()["esg"]["max_per_second"] < 200
 
 
 def test_an_outage_is_waited_out(slow: TestFirm):

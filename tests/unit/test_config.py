@@ -228,6 +228,20 @@ def test_a_value_that_makes_no_sense(path: Path, old: str, new: str, where: str)
     assert told.partition(": ")[0] == where
 
 
+def test_pages_are_asked_for_as_often_as_ratings(path: Path) -> None:
+    assert read(path, SMALLEST).accounts.attempts == 5
+    assert read(path, SMALLEST, {"ESGBATCH_RATINGS__ATTEMPTS": "3"}).accounts.attempts == 3
+    both = {"ESGBATCH_RATINGS__ATTEMPTS": "3", "ESGBATCH_ACCOUNTS__ATTEMPTS": "7"}
+    assert read(path, SMALLEST, both).accounts.attempts == 7
+
+
+def test_the_checkpoints_url_may_be_a_secret(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHECKPOINT_URL", "postgresql+psycopg://esgbatch:s3cret@db/esg")
+    config = read(path, SMALLEST, {"ESGBATCH_CHECKPOINT__URL": '{ env = "CHECKPOINT_URL" }'})
+    assert config.checkpoint.reveal_url().endswith("@db/esg")
+    assert "s3cret" not in config.model_dump_json()
+
+
 def test_two_columns_of_one_name(path: Path) -> None:
     again = '\n[[ratings.scores]]\ncolumn = "Environmental Score"\npath = "x"\n'
     [told] = problems(path, VALID + again)

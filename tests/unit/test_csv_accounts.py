@@ -53,6 +53,11 @@ def test_quotes_are_rfc_4180s_and_nothing_is_stripped(path: Path) -> None:
     ]
 
 
+def test_without_names_the_columns_may_be_called_simply(path: Path) -> None:
+    assert read(path, b"id,name,status\nA-1,Smith,active\n") == [Listing("A-1", "Smith", True)]
+    assert "accountId" in str(failure(path, b"number,name\n1,x\n"))
+
+
 def test_columns_are_found_by_name(path: Path) -> None:
     content = b"x,Nom,Etat,Num\xc3\xa9ro\n0,Smith,ouvert,7\n"
     options = {"id": "Numéro", "name": "Nom", "status": "Etat", "active": ["ouvert", "actif"]}

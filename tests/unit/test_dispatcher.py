@@ -52,6 +52,9 @@ class Accounts:
     def known_good(self) -> str | None:
         return self.good
 
+    def anyone(self) -> str | None:
+        return self._left[len(self._left) // 2].account_id if self._left else None
+
     def record(self, outcomes: Sequence[Outcome]) -> None:
         self.batches.append(len(outcomes))
         for outcome in outcomes:
@@ -235,6 +238,12 @@ def test_many_broken_accounts_at_the_end_do_not_hold_the_night():
     assert night.run() is Ended.COMPLETE
     assert night.accounts.states() == {State.SUCCEEDED: 100, State.DEFERRED: 50}
     assert night.clock.now < 300
+
+
+def test_a_broken_block_at_the_head_of_the_list_is_told_from_an_outage():
+    night = Night(but({f"A-{n}": DOWN for n in range(400)}), 3000, attempts=2, max_hold=60.0)
+    assert night.run() is Ended.COMPLETE
+    assert night.accounts.states() == {State.SUCCEEDED: 2600, State.DEFERRED: 400}
 
 
 @pytest.mark.parametrize("known_from", ["this process", "an earlier one"])

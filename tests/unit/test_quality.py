@@ -47,6 +47,20 @@ def test_more_failed_accounts_than_allowed(succeeded: int, failed: int, shut: li
     assert gates(counted(succeeded, failed)) == shut
 
 
+@pytest.mark.parametrize(
+    ("failed_by", "shut"),
+    [
+        ({Reason.NOT_ATTEMPTED: 900}, []),
+        ({Reason.NOT_ATTEMPTED: 900, Reason.NO_RATING: 5}, []),
+        ({Reason.NOT_ATTEMPTED: 900, Reason.NO_RATING: 6}, ["failed"]),
+        ({Reason.NOT_ATTEMPTED: 1000}, ["failed"]),
+    ],
+)
+def test_a_partial_file_is_judged_by_what_was_tried(failed_by: dict[Reason, int], shut: list[str]) -> None:
+    failed = sum(failed_by.values())
+    assert gates(Tally(succeeded=1000 - failed, failed_by=failed_by)) == shut
+
+
 @given(st.integers(1, 2000).flatmap(lambda rows: st.tuples(st.just(rows), st.integers(0, rows))))
 def test_exactly_the_limit_is_allowed(sizes: tuple[int, int]) -> None:
     rows, failed = sizes

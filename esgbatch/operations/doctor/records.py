@@ -18,7 +18,7 @@ from esgbatch.checkpoint.lease import Owner, holder
 from esgbatch.compliance.audit import FILE_NAME, KEY_FILE, AuditTrail, load_or_create_key
 from esgbatch.config.model import Config
 from esgbatch.errors import BatchError, CheckpointError, NothingToDo
-from esgbatch.operations.doctor.findings import Finding, Setup, ok
+from esgbatch.operations.doctor.findings import Finding, Setup, ok, warn
 
 
 class _TakenBack(Exception):
@@ -33,9 +33,14 @@ def checkpoint(setup: Setup) -> Iterator[Finding]:
     try:
         database = setup.open_checkpoint(setup.config)
     except NothingToDo:
-        _try_making_tables(setup.config.checkpoint.url)
+        _try_making_tables(setup.config.checkpoint.reveal_url())
         yield ok("it can be reached, and has no tables yet: the first run makes them")
         return
+    if isinstance(setup.config.checkpoint.url, str) and "password" in _parts(setup.config.checkpoint.url):
+        yield warn(
+            "checkpoint.url has a password in the configuration file",
+            'write it as { env = "NAME" } or { file = "/path" }',
+        )
     with closing(database):
         with database.reading() as connection:
             database.vault.check(connection)
@@ -83,7 +88,7 @@ def _missing_file(config: Config) -> Path | None:
     file = config.job.state_dir / "checkpoint.sqlite"
     if config.checkpoint.url:
         try:
-            url = make_url(config.checkpoint.url)
+            url = make_url(config.checkpoint.reveal_url())
         except (SQLAlchemyError, ValueError):  # opening it says so
             return None
         if url.get_backend_name() != "sqlite" or not url.database:
@@ -95,6 +100,13 @@ def _missing_file(config: Config) -> Path | None:
         return file
     except OSError:  # likewise
         return None
+
+
+def _parts(url: str) -> set[str]:
+    try:
+        return {key for key, value in make_url(url).translate_connect_args().items() if value}
+    except (SQLAlchemyError, ValueError):
+        return set()
 
 
 def _try_writing(database: Database) -> None:
