@@ -55,6 +55,8 @@ def report(
     """
     from esgbatch.cli import reporting
 
+    if send and (output or format is not Format.TEXT):
+        raise typer.BadParameter("--send mails the text and the page; it has no --format and no --output")
     if send:
         reporting.send(config, date, days)
     else:

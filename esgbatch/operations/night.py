@@ -25,7 +25,6 @@ from esgbatch.errors import (
 )
 from esgbatch.job import Job, check, run_job
 from esgbatch.model import Approval, Run, Stage, Summary, by_name
-from esgbatch.operations import mailing
 from esgbatch.operations.holding import hold
 
 
@@ -226,8 +225,15 @@ def _execute(job: Job, found: Run, command: str, deadline: Deadline) -> Result:
             _record_end(job, execution, code, error)
         name = "run_finished" if code is ExitCode.DELIVERED else "run_failed"
         job.listener.event(name, exit_code=code, error=error)
-    mailing.send_after(job, finished)
+    _mail_report(job, finished)
     return Result(job.records.summary(finished))
+
+
+def _mail_report(job: Job, finished: Run) -> None:
+    if job.config.alerts.email is not None:
+        from esgbatch.operations import mailing  # not needed before, and by many never
+
+        mailing.send_after(job, finished)
 
 
 def _record_end(job: Job, execution: int, code: ExitCode, error: BaseException | None) -> None:

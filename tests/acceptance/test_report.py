@@ -218,6 +218,8 @@ def test_nobody_to_send_it_to_is_said(small: TestFirm) -> None:
     assert mails(small) == []
     ran = small.run("report", "--send", code=10)
     assert "alerts.email.report_recipients" in ran.err
+    assert f"esgbatch report --send --date {DAY}" in ran.err
+    small.run("report", "--send", "--format", "csv", code=2)
 
 
 def test_the_history_as_csv_and_as_the_views_agree(small: TestFirm) -> None:
