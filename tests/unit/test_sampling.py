@@ -6,7 +6,7 @@ import itertools
 
 from esgbatch.fetching.sampling import Sampler
 from esgbatch.fetching.ticket import Pace
-from esgbatch.model import Snapshot, Stage
+from esgbatch.model import Snapshot, Stage, Verdict
 
 SNAPSHOT = Snapshot(at=0.0, stage=Stage.RATING, done=0, total=5, in_flight=3, held="outage", deadline=9.0)
 
@@ -20,7 +20,8 @@ def test_a_minute_has_its_curve_and_a_night_a_few_hundred_rows() -> None:
 
 
 def test_latencies_are_those_since_the_sample_before() -> None:
-    sampler, pace = Sampler(0.0), Pace(attempts=2, errors=1)
+    sampler, pace = Sampler(0.0), Pace(attempts=2)
+    pace.answers[Verdict.TRANSIENT] += 1
     pace.latency.add(0.1)
     first = sampler.take(0.0, pace, SNAPSHOT)
     assert first is not None
