@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
+from html import escape
 from pathlib import Path
 
 from esgbatch import manifest, quality
@@ -86,7 +87,7 @@ def _failures(records: Records, run: Run) -> dict[Reason, FailedAccounts]:
     more: dict[Reason, int] = {}
     number = size = 0
     for failure in records.outcomes.failures(run):
-        length = len(failure.account_id.encode(errors="replace"))
+        length = len(escape(failure.account_id).encode(errors="replace"))
         if number < MOST_IDS and size + length <= MOST_ID_BYTES:
             ids.setdefault(failure.reason, []).append(failure.account_id)
             number, size = number + 1, size + length

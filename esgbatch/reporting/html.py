@@ -32,6 +32,7 @@ MEANINGS: Mapping[Reason, str] = {
     Reason.NOT_ATTEMPTED: "The deadline came before this account was asked for.",
 }
 MOST_TABLE_ROWS = 12
+MOST_TREND_ROWS = 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,7 +434,7 @@ def _trend(
     svg = Markup(charts.draw(title, words, drawn, x, y))  # noqa: S704 - escaped by ElementTree
     rows = [
         [day.date.isoformat(), *("" if (found := value(day)) is None else text(found) for _, _, value in lines)]
-        for day in days
+        for day in days[-MOST_TREND_ROWS:]
     ]
     return Chart(
         title, [(style, name) for style, name, _ in lines], svg, ["Date", *(n for _, n, _ in lines)], rows

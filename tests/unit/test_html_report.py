@@ -15,7 +15,7 @@ from esgbatch.reporting.charts import figures, thinned
 from esgbatch.reporting.html import MEANINGS, render
 from esgbatch.reporting.night import FailedAccounts, Night, Tone, bound, holds, lives, tone
 from esgbatch.reporting.summary import next_step
-from tests.nights import START, night, samples
+from tests.nights import START, night, past, samples
 
 BOUND = 300_000
 
@@ -102,6 +102,12 @@ def test_the_size_is_bounded_whatever_failed() -> None:
     tally = Tally(succeeded=1, failed_by=dict.fromkeys(Reason, 100_000))
     failures = {Reason.REJECTED: FailedAccounts(ids, 98_000)}
     assert len(page(replace(told, failures=failures, summary=replace(told.summary, tally=tally)))) < BOUND
+
+
+def test_years_of_history_make_no_large_page() -> None:
+    written = page(replace(night(), days=past(3000)))
+    assert "The last 3000 days" in written
+    assert len(written) < BOUND
 
 
 def test_a_file_that_came_when_no_deadline_bound_is_not_called_late() -> None:
