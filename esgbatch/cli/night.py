@@ -119,6 +119,7 @@ def deliver(date: BusinessDate = None, config: ConfigPath = None) -> None:
     day = the_date(settings, date)
     with working_job(settings, day) as job:
         result = night.deliver(job, day)
+        _tidy(job, result)
     _print(settings, result)
 
 
