@@ -42,13 +42,12 @@ from esgbatch.fetching.ticket import Pace
 from esgbatch.files import private_folder
 from esgbatch.http.trust import EXPIRES_SOON, ending_certificates
 from esgbatch.job import Job
-from esgbatch.ports import AccountSource, Clock, Engine, Listener, RatingProvider
+from esgbatch.ports import AccountSource, Clock, Engine, Listener
 from esgbatch.records import Records
 from esgbatch.stopping import StopSignal
 
 if TYPE_CHECKING:
     from esgbatch.encryption.keys import RecipientKey
-    from esgbatch.http.auth import Authenticator
 
 
 def build_job(config: Config, listener: Listener, clock: Clock, stop: StopSignal) -> Job:
@@ -206,16 +205,10 @@ def open_cluster(ratings: Ratings, cluster: Dask, most: int, listener: Listener)
     """The engine on a Dask cluster. Only this process logs in: workers are told the header to send."""
     from esgbatch.fetching.cluster import DaskEngine
     from esgbatch.http.auth import authenticator
-
-    workers = ratings.model_copy(update={"auth": NoAuth(), "engine": "threads", "dask": None})
-    return DaskEngine(cluster, authenticator(ratings), partial(open_ratings, workers), most, listener)
-
-
-def open_ratings(ratings: Ratings, login: Authenticator, may_send: Callable[[], bool]) -> RatingProvider:
-    """A worker's client of the ESG API, the same as on one machine."""
     from esgbatch.ratings.client import CurlRatings
 
-    return CurlRatings(ratings, login, before_sending=may_send)
+    workers = ratings.model_copy(update={"auth": NoAuth(), "engine": "threads", "dask": None})
+    return DaskEngine(cluster, authenticator(ratings), partial(CurlRatings, workers), most, listener)
 
 
 def open_desk(essentials: Essentials, clock: Clock, log: Listener) -> Desk:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from esgbatch import __version__
 from esgbatch.http.auth import Authenticator, Credential
@@ -20,8 +21,13 @@ PARK_SECONDS = 5.0
 # Answers and permits travel together: a message costs a coordinator more than what is in it.
 GATHER_SECONDS = 0.01
 
-# Makes the client of the ESG API; it asks the given function before each request.
-OpenProvider = Callable[[Authenticator, Callable[[], bool]], RatingProvider]
+
+class OpenProvider(Protocol):
+    """Makes the client of the ESG API, the same as on one machine."""
+
+    def __call__(
+        self, authenticator: Authenticator, *, before_sending: Callable[[], bool]
+    ) -> RatingProvider: ...
 
 
 def boot_clock() -> float:
@@ -78,7 +84,7 @@ class Agent:
         if version != __version__:
             raise RuntimeError(f"it has esgbatch {__version__}, the coordinator {version}")
         self._login = PushedLogin()
-        self._provider = open_provider(self._login, self._may_send)
+        self._provider = open_provider(self._login, before_sending=self._may_send)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="rating")
         self._lock = threading.Lock()
         self._parked: dict[int, _Attempt] = {}

@@ -59,7 +59,7 @@ class Cluster:
         return files | {
             "ESGBATCH_RATINGS__ENGINE": "dask",
             "ESGBATCH_RATINGS__DASK__SCHEDULER": self.address,
-            "ESGBATCH_RATINGS__DASK__WAIT": "20",
+            "ESGBATCH_RATINGS__DASK__WAIT": "40",
         }
 
     @property

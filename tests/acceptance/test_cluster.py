@@ -160,7 +160,8 @@ def test_a_pause_and_a_stop_reach_every_worker(cluster: Cluster, slow: TestFirm)
 
 def test_a_cluster_that_is_lost_is_told_and_resumed(tmp_path: Path):
     with firm(tmp_path, 200, rate=100) as small, Cluster(tmp_path / "nodes", workers=1) as own:
-        small.environment |= own.environment() | {"ESGBATCH_RATINGS__DASK__WAIT": "5"}
+        own.wait_for_workers()
+        small.environment |= own.environment() | {"ESGBATCH_RATINGS__DASK__WAIT": "8"}
         process = small.process("run")
         small.wait_until_done(50, process)
         own.scheduler.kill()
@@ -168,7 +169,7 @@ def test_a_cluster_that_is_lost_is_told_and_resumed(tmp_path: Path):
             worker.kill()
         _, err = process.communicate(timeout=30)
         assert process.returncode == 13, err
-        assert "No worker has rated anything for 5 s" in err
+        assert "No worker has rated anything for 8 s" in err
         assert "esgbatch resume" in err
         small.environment["ESGBATCH_RATINGS__DASK__WAIT"] = "0.5"
         ran = small.run("resume", code=13)

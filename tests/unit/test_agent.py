@@ -32,8 +32,8 @@ class Api:
         self.begun = 0
         self.aborted = False
 
-    def open(self, login: Authenticator, may_send: Callable[[], bool]) -> RatingProvider:
-        self._login, self._may_send = login, may_send
+    def open(self, authenticator: Authenticator, *, before_sending: Callable[[], bool]) -> RatingProvider:
+        self._login, self._may_send = authenticator, before_sending
         return self
 
     def rate(self, account_id: str) -> Answer:
