@@ -37,7 +37,7 @@ def boot_clock() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Leave for one request. `expires` is on the worker's `boot_clock`; a `number` is given once."""
+    """Leave for one request. `expires` is on the worker's `boot_clock`; numbers go up, each is given once."""
 
     number: int
     work: Work
@@ -93,6 +93,7 @@ class Agent:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         self._stopped = False
+        self._last = -1
 
     # Coroutines, so that Dask runs them in the worker's event loop and not one after the other in a thread.
 
@@ -100,6 +101,9 @@ class Agent:
         """Start an attempt for each permit, or let the one go on that waits for it."""
         self._login.current = credential
         for permit in permits:
+            if permit.number <= self._last:
+                continue  # a message that came twice: each permit is one request
+            self._last = permit.number
             with self._lock:
                 parked = self._parked.pop(permit.work.position, None)
                 if parked is not None:

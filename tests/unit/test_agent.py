@@ -94,6 +94,22 @@ def test_a_request_that_comes_too_late_waits_for_another_permit_on_its_connectio
     asyncio.run(night())
 
 
+def test_a_message_that_comes_twice_is_obeyed_once():
+    async def night() -> None:
+        api = Api()
+        agent = Agent(__version__, api.open, 4)
+        chunk = [permit(1, 60.0, Work(1, "A-1")), permit(4, 60.0, Work(4, "A-4"))]
+        await agent.take(TOKEN, chunk)
+        await agent.take(TOKEN, chunk)
+        await agent.take(TOKEN, [permit(5, 60.0, Work(5, "A-5"))])
+        for _ in range(5):
+            api.ready.put(None)
+        assert sorted(number for number, _ in await answers(agent, 3)) == [1, 4, 5]
+        assert len(api.sent) == 3
+
+    asyncio.run(night())
+
+
 def test_nobody_waits_long_for_another_permit(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(agent_module, "PARK_SECONDS", 0.01)
 

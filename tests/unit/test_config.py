@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from datetime import time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from esgbatch.config.load import find, fingerprint, load
-from esgbatch.config.model import BasicAuth, BearerAuth, Config, HeaderAuth, NoAuth, OAuth2Auth
+from esgbatch.config.model import BasicAuth, BearerAuth, Config, HeaderAuth, NoAuth, OAuth2Auth, Ratings
 from esgbatch.errors import ConfigError
 
 # The example of interface.md, section 5, as it stands there.
@@ -454,3 +456,38 @@ def test_the_fingerprint_is_of_what_is_in_force(path: Path) -> None:
     assert one == fingerprint(read(path, VALID + "\n# a remark\n"))
     assert one != fingerprint(read(path, VALID, {"ESGBATCH_RATINGS__RATE_LIMIT": "49"}))
     assert one == fingerprint(read(path, changed("rate_limit = 50 ", "rate_limit = 50.0 ")))
+
+
+# --- a Dask cluster ---------------------------------------------------------------------------
+
+API = "https://esg.example/{account_id}"
+FILES = {"tls_ca_file": "ca.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
+
+
+@pytest.mark.parametrize(
+    ("ratings", "mistake"),
+    [
+        ({"engine": "dask"}, "needs scheduler"),
+        ({"dask": {"scheduler": "scheduler.example:8786"}}, "tls://scheduler.example:8786"),
+        ({"dask": {"scheduler": "tcp://scheduler.example:8786"}}, "tcp:// is refused"),
+        ({"dask": {"scheduler": "tls://scheduler.example:8786"}}, "needs tls_ca_file"),
+        ({"dask": {"scheduler": "tcp://127.0.0.1:8786"} | FILES}, "need a tls:// scheduler"),
+        ({"dask": {"scheduler": "tcp://127.0.0.1:8786", "adress": "x"}}, "adress"),
+        ({"max_concurrency": 5000}, "at most 4096"),
+    ],
+)
+def test_a_cluster_that_cannot_be_meant(ratings: dict[str, Any], mistake: str):
+    with pytest.raises(ValidationError, match=mistake):
+        Ratings.model_validate({"url": API} | ratings)
+
+
+@pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:8786", "tcp://localhost:1", "tcp://[::1]:8786"])
+def test_a_cluster_on_this_machine_needs_no_tls(scheduler: str):
+    found = Ratings.model_validate({"url": API, "engine": "dask", "dask": {"scheduler": scheduler}})
+    assert found.dask is not None
+    assert found.dask.scheduler == scheduler
+
+
+def test_a_cluster_elsewhere_may_have_thousands_in_flight():
+    cluster = {"scheduler": "tls://scheduler.example:8786"} | FILES
+    Ratings.model_validate({"url": API, "engine": "dask", "max_concurrency": 50_000, "dask": cluster})
