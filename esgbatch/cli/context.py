@@ -22,7 +22,6 @@ from esgbatch.deadline import moment, today
 from esgbatch.errors import BatchError, ConfigError, ExitCode, StopRequested
 from esgbatch.job import Job
 from esgbatch.observability import logs
-from esgbatch.observability.heartbeat import Heartbeat
 from esgbatch.observability.progress import Broadcast, people_listener
 from esgbatch.operations import evidence
 from esgbatch.ports import Listener
@@ -30,6 +29,7 @@ from esgbatch.stopping import StopSignal
 from esgbatch.wiring import build_job, open_desk
 
 if TYPE_CHECKING:
+    from esgbatch.observability.heartbeat import Heartbeat
     from esgbatch.observability.publishing import Publisher
 
 CLOCK = SystemClock()
@@ -167,6 +167,8 @@ class _Watch:
 @contextmanager
 def _watched(essentials: Essentials, business_date: date, log: Sequence[Listener]) -> Iterator[_Watch]:
     """Alerts and dead man's switch for one command. `log` hears of what they do."""
+    from esgbatch.observability.heartbeat import Heartbeat
+
     told = Broadcast(log)
     desk = open_desk(essentials, CLOCK, told)
     desk.begin()

@@ -45,7 +45,7 @@ def latency_tail(scale: Scale, folder: Path) -> Iterator[Figure]:
 
 
 def _steady(scale: Scale, folder: Path, limit: int, target: float) -> Figure:
-    seconds = scale.seconds(75)
+    seconds = scale.seconds(120)
     arrivals, most, _ = _watched(folder, limit, seconds, (f"--latency={USUAL_LATENCY}",))
     used = _used(arrivals, limit, 0, int(seconds))
     return measured(
