@@ -25,6 +25,12 @@ def archived(state_dir: Path) -> Iterator[Anchor]:
             continue
 
 
+def shared(config: Config | Essentials) -> bool:
+    """Whether several hosts may use the checkpoint: each has a trail of its own."""
+    url = config.checkpoint.reveal_url()
+    return bool(url) and not url.startswith("sqlite")
+
+
 def recorded(records: Records, config: Config | Essentials) -> Iterator[Anchor]:
     """From the checkpoint's manifests; where several hosts share it, of those that this one has made.
 
@@ -33,18 +39,17 @@ def recorded(records: Records, config: Config | Essentials) -> Iterator[Anchor]:
     Raises:
         CheckpointError: it cannot be read.
     """
-    url = config.checkpoint.reveal_url()
-    shared = bool(url) and not url.startswith("sqlite")
+    several = shared(config)
     for day in records.history.dates(date.min, date.max):
         run = records.runs.find(day)
         if run is None:
             continue
         makers: dict[int, set[str]] = {}
-        if shared:
+        if several:
             for execution in records.history.executions(run):
                 makers.setdefault(execution.revision, set()).add(execution.host)
         for revision in records.ledger.revisions(run):
-            if not shared or makers.get(revision.number) == {socket.gethostname()}:
+            if not several or makers.get(revision.number) == {socket.gethostname()}:
                 name = f"the checkpoint's manifest of {run.business_date}, revision {revision.number}"
                 yield from _anchor(revision.manifest, name)
 

@@ -113,12 +113,30 @@ def verify(config: Config | Essentials, given: Sequence[Anchor], open_records: O
     kept = [*given, *anchors.archived(config.job.state_dir), *anchors.logged(config.logging.directory)]
     remark = ""
     try:
-        kept += anchors.recorded(open_records(), config)
+        records = open_records()
+        kept += anchors.recorded(records, config)
+        if not anchors.shared(config) and not (config.job.state_dir / FILE_NAME).exists():
+            _require_no_run(records)
+    except AuditBroken:
+        raise
     except NothingToDo:
         pass
     except BatchError as error:
         remark = f"the checkpoint's manifests were not compared: {error}"
     return Verified(trail.examine(kept), len(kept), remark)
+
+
+def _require_no_run(records: Records) -> None:
+    """Before anything else, a run's command puts its configuration into the trail.
+
+    Raises:
+        AuditBroken: there has been a run.
+    """
+    if dates := records.history.dates(date.min, date.max):
+        raise AuditBroken(
+            f"The audit trail is gone: the checkpoint proves that there was a run of {dates[-1]}.",
+            advice="bring the state folder back from its backup, and tell those who answer for security",
+        )
 
 
 def verify_files(config: Config) -> int:

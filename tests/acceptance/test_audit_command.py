@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,16 @@ def test_where_nothing_ever_was_there_is_nothing_to_verify(desk: Desk, tmp_path:
         _, err = desk.call("audit", command, code=19)
         assert "no audit trail" in err
     assert not (tmp_path / "new").exists(), "looking makes nothing"
+
+
+def test_a_trail_that_is_gone_is_missed_by_a_run_that_came_to_nothing(desk: Desk) -> None:
+    lose_all_anchors_but(desk, "checkpoint")
+    with closing(sqlite3.connect(desk.state / "checkpoint.sqlite")) as connection:
+        connection.execute("delete from revisions")
+        connection.commit()
+    desk.trail.unlink()
+    _, err = desk.call("audit", "verify", code=22)
+    assert f"there was a run of {DAY}" in err
 
 
 def test_a_state_folder_that_cannot_be_looked_into_is_told(desk: Desk) -> None:
