@@ -11,6 +11,7 @@ from pathlib import Path
 
 from esgbatch.alerting.conditions import Cleared, Condition, Name
 from esgbatch.alerting.desk import Desk
+from esgbatch.checkpoint.ownership import owner_of
 from esgbatch.cli.context import CLOCK, read_config, tell
 from esgbatch.compliance.audit import FILE_NAME
 from esgbatch.config.load import find, load
@@ -25,9 +26,8 @@ from esgbatch.operations import auditing
 from esgbatch.operations.doctor import report
 from esgbatch.operations.doctor.findings import Status
 from esgbatch.operations.rehearsal import rehearse
-from esgbatch.operations.watchdog import Watchdog
+from esgbatch.operations.watchdog import Opened, Watchdog
 from esgbatch.ports import Listener
-from esgbatch.records import Records
 from esgbatch.wiring import open_checkpoint, open_desk, open_records
 
 SENDING = 30.0
@@ -45,7 +45,7 @@ def watch(config_path: Path | None, given: date | None) -> None:
     desk = open_desk(essentials, CLOCK, Broadcast(log))
     desk.begin()
     try:
-        watchdog = Watchdog(essentials, day, lambda: _records(essentials), CLOCK, desk.change)
+        watchdog = Watchdog(essentials, day, lambda: _opened(essentials, day), CLOCK, desk.change)
         if mistake is not None:
             tell(f"warning: {mistake}")
             watchdog.misconfigured(mistake)
@@ -69,10 +69,10 @@ def _essentials(path: Path) -> tuple[Essentials, ConfigError | None]:
 
 
 @contextmanager
-def _records(essentials: Essentials) -> Iterator[Records]:
+def _opened(essentials: Essentials, day: date) -> Iterator[Opened]:
     database = open_checkpoint(essentials, create=False)
     try:
-        yield open_records(database, CLOCK, Broadcast([]))
+        yield open_records(database, CLOCK, Broadcast([])), owner_of(database, day)
     finally:
         database.close()
 
@@ -84,7 +84,8 @@ def _verify_audit(essentials: Essentials, desk: Desk) -> None:
 
     def verify() -> None:
         with ExitStack() as stack:
-            auditing.verify(essentials, [], lambda: stack.enter_context(_records(essentials)))
+            day = today(CLOCK, essentials.zone)
+            auditing.verify(essentials, [], lambda: stack.enter_context(_opened(essentials, day))[0])
 
     try:
         within(VERIFYING, verify)

@@ -47,12 +47,20 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """What the checkpoint says; `trouble` where it says nothing."""
+    """What the checkpoint says; `trouble` where it says nothing.
+
+    `elsewhere` is who holds the run on another host that shares the checkpoint.
+    """
 
     run: Run | None = None
     delivered: bool = False
     last: Execution | None = None
     trouble: str = ""
+    elsewhere: Owner | None = None
+
+
+# What is opened to look: the records, and who holds the run by the database's own word.
+Opened = tuple[Records, Owner | None]
 
 
 class Watchdog:
@@ -62,7 +70,7 @@ class Watchdog:
         self,
         essentials: Essentials,
         day: date,
-        open_records: Callable[[], AbstractContextManager[Records]],
+        open_checkpoint: Callable[[], AbstractContextManager[Opened]],
         clock: Clock,
         change: Callable[[Change], None],
         *,
@@ -70,7 +78,7 @@ class Watchdog:
     ) -> None:
         self._essentials = essentials
         self._day = day
-        self._open_records = open_records
+        self._open_checkpoint = open_checkpoint
         self._clock = clock
         self._change = change
         self._grace = grace
@@ -92,8 +100,11 @@ class Watchdog:
             return self._delivered(owner if at_work else None)
         if owner is not None and at_work:
             return self._going(owner)
-        if owner is not None and owner.host != socket.gethostname():
-            return self._elsewhere(owner)
+        if standing.elsewhere is not None and not self._is_over(standing.elsewhere):
+            return self._going(standing.elsewhere)
+        other = standing.elsewhere or (owner if owner and owner.host != socket.gethostname() else None)
+        if other is not None:
+            return self._elsewhere(other)
         return self._idle(standing, owner)
 
     def misconfigured(self, error: ConfigError) -> None:
@@ -122,13 +133,14 @@ class Watchdog:
             return _Standing(trouble=f"the checkpoint cannot be read: {type(error).__name__}")
 
     def _read(self) -> _Standing:
-        with self._open_records() as records:
+        with self._open_checkpoint() as (records, owner):
+            elsewhere = owner if owner is not None and owner.host != socket.gethostname() else None
             run = records.runs.find(self._day)
             if run is None:
-                return _Standing()
+                return _Standing(elsewhere=elsewhere)
             delivered = any(revision.delivered for revision in records.ledger.revisions(run))
             executions = records.history.executions(run)
-            return _Standing(run, delivered, executions[-1] if executions else None)
+            return _Standing(run, delivered, executions[-1] if executions else None, elsewhere=elsewhere)
 
     def _is_over(self, owner: Owner) -> bool:
         """Its time is up: the date's deadline, or a later one that an operator has given it."""
@@ -186,8 +198,8 @@ class Watchdog:
     def _elsewhere(self, owner: Owner) -> Verdict:
         return self._alarm(
             Name.DEADLINE_PASSED if self._clock.time() >= self._deadline else Name.JOB_FAILED,
-            f"No file of {self._day}; {owner} holds the run, and from here nobody can see whether it goes on",
-            f"`esgbatch status --date {self._day}` on {owner.host}",
+            f"No file of {self._day}; {owner} holds the run, out of reach from {socket.gethostname()}",
+            f"`esgbatch watchdog --date {self._day}` on {owner.host}",
         )
 
     def _idle(self, standing: _Standing, owner: Owner | None) -> Verdict:

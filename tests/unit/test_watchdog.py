@@ -6,10 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from datetime import date, datetime, time
 from pathlib import Path
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -20,8 +21,9 @@ from esgbatch.config.model import Alerts, Checkpoint, Job, Logging, Metrics
 from esgbatch.config.salvage import Essentials
 from esgbatch.deadline import moment
 from esgbatch.errors import CheckpointError, NothingToDo
-from esgbatch.operations.watchdog import Verdict, Watchdog
+from esgbatch.operations.watchdog import Opened, Verdict, Watchdog
 from esgbatch.records import Records
+from tests.checkpoints import Books
 from tests.simulated import SimulatedClock
 
 DAY = date(2026, 11, 24)
@@ -40,11 +42,11 @@ with lease(pathlib.Path(sys.argv[1]), date.fromisoformat(sys.argv[2]), "run", fl
 """
 
 
-def nothing() -> AbstractContextManager[Records]:
+def nothing() -> AbstractContextManager[Opened]:
     raise NothingToDo("nothing was ever run")
 
 
-def unreadable() -> AbstractContextManager[Records]:
+def unreadable() -> AbstractContextManager[Opened]:
     raise CheckpointError("no database")
 
 
@@ -148,6 +150,22 @@ def test_where_nobody_can_tell_people_are_told(tmp_path: Path) -> None:
     verdict = nine.check()
     assert (verdict.well, nine.names) == (False, [Name.JOB_FAILED])
     assert "Nobody can tell whether there is a file of 2026-11-24: no database." in verdict.text
+
+
+def test_a_run_on_another_host_is_not_ended_and_is_no_dead_one(tmp_path: Path) -> None:
+    """The database says so, where several hosts share a checkpoint."""
+    other = replace(Owner.this_process("run", NINE), host="elsewhere")
+    with Books(f"sqlite:///{tmp_path}/checkpoint.sqlite") as books:
+        books.history.begin(books.enrolled(6, DAY), "run")
+        records = Records(books.runs, books.outcomes, books.ledger, books.history, cast("Any", None))
+        for at, well in ((NINE - 120, True), (NINE + 30, False)):
+            nine = Nine(tmp_path, at, lambda: nullcontext((records, other)))
+            verdict = nine.check()
+            assert verdict.well is well
+            assert f"process {other.pid} on elsewhere" in verdict.text
+            assert nine.names == ([] if well else [Name.DEADLINE_PASSED])
+        died = Nine(tmp_path, NINE - 120, lambda: nullcontext((records, None)))
+        assert "died at stage rating" in died.check().text
 
 
 @pytest.mark.parametrize("day", [date(2026, 3, 8), date(2026, 11, 1), DAY], ids=str)
