@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -199,7 +200,7 @@ class DaskEngine:
                 client = await self._connect()
                 await self._follow(client)
             except (OSError, RuntimeError) as error:  # TimeoutError is an OSError
-                self._trouble = f"the scheduler {self._config.scheduler} cannot be reached: {_words(error)}"
+                self._trouble = f"the scheduler {self._config.scheduler} cannot be reached: {reason(error)}"
             finally:
                 await _close(client)
             await asyncio.sleep(RETRY_SECONDS)
@@ -262,7 +263,7 @@ class DaskEngine:
                 tasks.create_task(self._listen(link))
                 tasks.create_task(self._send(link))
         except Exception as error:  # noqa: BLE001 - whatever a worker dies of, it is lost, and others go on
-            self._trouble = f"the worker {address} is of no use: {_words(error)}"
+            self._trouble = f"the worker {address} is of no use: {reason(error)}"
             if link is None:
                 self._event("cluster_trouble", error=self._trouble)
         finally:
@@ -410,8 +411,9 @@ async def _close(client: Any) -> None:
             await asyncio.wait_for(client.close(), CLOSE_SECONDS)
 
 
-def _words(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why Dask gave up, in one line without its objects' own descriptions."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    lines = str(error).strip().splitlines()
+    lines = re.sub(r"^in <.*?>: ", "", str(error).strip()).splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")

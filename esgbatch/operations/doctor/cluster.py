@@ -10,7 +10,7 @@ from typing import Any
 from esgbatch import __version__
 from esgbatch.config.model import Dask, is_private_address
 from esgbatch.errors import DoctorFailed
-from esgbatch.fetching.cluster import connector
+from esgbatch.fetching.cluster import connector, reason
 from esgbatch.operations.doctor.findings import PATIENCE, Finding, Setup, ok, warn
 
 
@@ -45,9 +45,8 @@ async def _workers(config: Dask) -> Mapping[str, str | None]:
     try:
         client = await asyncio.wait_for(connect(), PATIENCE)
     except OSError as error:  # TimeoutError is one
-        why = str(error).strip().splitlines()[:1] or ["no answer"]
         raise DoctorFailed(
-            f"The Dask scheduler {config.scheduler} cannot be reached: {why[0].rstrip('.')}.",
+            f"The Dask scheduler {config.scheduler} cannot be reached: {reason(error)}.",
             advice="look whether it runs, and at [ratings.dask]",
         ) from None
     try:
