@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from esgbatch.checkpoint import history, tables, views
 from esgbatch.checkpoint.database import Database
 from esgbatch.errors import CheckpointError
 from esgbatch.model import Execution, Histogram, Receipt, Run, Sample, Snapshot, Stage, Step
+from tests.acceptance.postgres import Postgres
 from tests.checkpoints import DAY, Books, sealed, to_first_version
 from tests.simulated import SimulatedClock
 
@@ -361,3 +366,33 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(books: Books) -> N
     assert list(books.history.samples(run)) == []
     assert query(books, "select business_date from daily") == [(DAY.isoformat(),)]
     assert query(books, "select version from esgbatch_schema") == [(tables.SCHEMA,)]
+
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "history.md").read_text()
+SQL = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def test_the_documents_queries_work(books: Books) -> None:
+    run = books.rated()
+    deliver(books, run)
+    [queries] = [block for block in SQL if "select business_date" in block]
+    for statement in queries.split(";"):
+        if statement.strip():
+            query(books, statement)
+
+
+def test_an_analyst_sees_the_views_and_no_account(postgres: Postgres, postgresql_url: str) -> None:
+    with Books(postgresql_url) as books:
+        books.rated()
+        with books.database.writing() as connection:
+            [grants] = [block for block in SQL if "create role" in block]
+            connection.exec_driver_sql(grants)
+    as_analyst = make_url(postgresql_url).set(
+        username="analyst", password="choose-one", drivername="postgresql"
+    )
+    with psycopg.connect(as_analyst.render_as_string(hide_password=False), autocommit=True) as connection:
+        for name in views.NAMES:
+            connection.execute(f"select * from {name}")  # type: ignore[arg-type]
+        for table in ("accounts", "runs", "executions", "revisions"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"select * from {table}")  # type: ignore[arg-type]
