@@ -250,6 +250,10 @@ class Audit(Protocol):
         With `once`, what the trail tells already (same action, run and details) is not told again.
         """
 
+    @property
+    def identity(self) -> str:
+        """Tells this trail from others."""
+
     def head(self) -> object | None:
         """The last record's anchor; None while the trail is empty."""
 

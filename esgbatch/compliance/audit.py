@@ -212,6 +212,11 @@ class AuditTrail:
                 return details
         return None
 
+    @property
+    def identity(self) -> str:
+        """Tells this trail from others, in logs that several write to: 16 hex digits that its key makes."""
+        return self._mac(b"trail")[:16]
+
     def pseudonym(self, person: str) -> str:
         """What stands in the trail for somebody whose name or ID must not: a keyed hash, 32 hex digits."""
         return self._mac(b"person:" + person.encode("utf-8", "surrogatepass"))[:32]

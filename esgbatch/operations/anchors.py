@@ -54,23 +54,23 @@ def recorded(records: Records, config: Config | Essentials) -> Iterator[Anchor]:
                 yield from _anchor(revision.manifest, name)
 
 
-def logged(folder: Path) -> Iterator[Anchor]:
-    """From this host's lines in the logs."""
+def logged(folder: Path, trail: str) -> Iterator[Anchor]:
+    """From the logs, which other trails may write to as well: `trail` is the identity of ours."""
     for path in sorted(folder.glob("esgbatch-*.jsonl")):
         try:
             lines = [line for line in path.read_bytes().split(b"\n") if EVENT in line]
         except OSError:
             continue
         for line in lines:
-            yield from _anchor(line, str(path), "anchor", host=socket.gethostname())
+            yield from _anchor(line, str(path), "anchor", trail)
 
 
 def _anchor(
-    content: bytes, source: str, key: str = "audit_anchor", *, host: str | None = None
+    content: bytes, source: str, key: str = "audit_anchor", trail: str | None = None
 ) -> Iterator[Anchor]:
     try:
         told = json.loads(content)
-        if isinstance(told, dict) and (host is None or told.get("host") == host):
+        if isinstance(told, dict) and told.get("trail") == trail:
             yield Anchor.parse(str(told[key]), source)
     except (ValueError, KeyError, RecursionError):
         return

@@ -31,6 +31,7 @@ from esgbatch.manifest import sealed_name
 from esgbatch.operations import anchors
 from esgbatch.records import Records
 
+GONE_ADVICE = "bring the state folder back from its backup, and tell those who answer for security"
 TOUCHED = "drop_"  # and what was done: drop_opened, drop_read …
 
 OpenRecords = Callable[[], Records]
@@ -53,19 +54,20 @@ def open_trail(config: Config | Essentials) -> AuditTrail:
             f"The state folder {folder} cannot be looked into: {error.strerror}.",
             advice="call it as the job's user",
         ) from None
-    if not has_trail:
-        kept = [*anchors.archived(folder), *anchors.logged(config.logging.directory)]
-        if kept:
-            last = max(kept, key=lambda each: each.n)
-            raise AuditBroken(
-                f"The audit trail {trail} is gone: {last.source} proves that it had {last.n:,} records.",
-                advice="bring the state folder back from its backup, and tell those who answer for security",
-            )
-        if not has_key:
-            raise NothingToDo(
-                f"There is no audit trail {trail} yet: the first run begins it.", advice="`esgbatch run`"
-            )
-    return AuditTrail(trail, load_or_create_key(folder))
+    if not has_trail and not has_key and not (kept := list(anchors.archived(folder))):
+        raise NothingToDo(
+            f"There is no audit trail {trail} yet: the first run begins it.", advice="`esgbatch run`"
+        )
+    if has_trail or has_key:
+        opened = AuditTrail(trail, load_or_create_key(folder))
+        kept = [*anchors.archived(folder), *anchors.logged(config.logging.directory, opened.identity)]
+        if has_trail or not kept:
+            return opened
+    last = max(kept, key=lambda each: each.n)
+    raise AuditBroken(
+        f"The audit trail {trail} is gone: {last.source} proves that it had {last.n:,} records.",
+        advice=GONE_ADVICE,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +111,34 @@ def verify(config: Config | Essentials, given: Sequence[Anchor], open_records: O
     Raises:
         AuditBroken: names the first bad record, or the anchor that the trail does not hold.
     """
-    trail = open_trail(config)
-    kept = [*given, *anchors.archived(config.job.state_dir), *anchors.logged(config.logging.directory)]
-    remark = ""
+    try:
+        trail = open_trail(config)
+    except NothingToDo:
+        _recorded(config, open_records)  # it may know better
+        raise
+    recorded, remark = _recorded(config, open_records)
+    logged = anchors.logged(config.logging.directory, trail.identity)
+    kept = [*given, *anchors.archived(config.job.state_dir), *logged, *recorded]
+    return Verified(trail.examine(kept), len(kept), remark)
+
+
+def _recorded(config: Config | Essentials, open_records: OpenRecords) -> tuple[list[Anchor], str]:
+    """The checkpoint's anchors, or why they cannot be had.
+
+    Raises:
+        AuditBroken: there is no trail, and the checkpoint knows of a run.
+    """
     try:
         records = open_records()
-        kept += anchors.recorded(records, config)
         if not anchors.shared(config) and not (config.job.state_dir / FILE_NAME).exists():
             _require_no_run(records)
+        return list(anchors.recorded(records, config)), ""
     except AuditBroken:
         raise
     except NothingToDo:
-        pass
+        return [], ""
     except BatchError as error:
-        remark = f"the checkpoint's manifests were not compared: {error}"
-    return Verified(trail.examine(kept), len(kept), remark)
+        return [], f"the checkpoint's manifests were not compared: {error}"
 
 
 def _require_no_run(records: Records) -> None:
@@ -135,7 +150,7 @@ def _require_no_run(records: Records) -> None:
     if dates := records.history.dates(date.min, date.max):
         raise AuditBroken(
             f"The audit trail is gone: the checkpoint proves that there was a run of {dates[-1]}.",
-            advice="bring the state folder back from its backup, and tell those who answer for security",
+            advice=GONE_ADVICE,
         )
 
 
@@ -192,7 +207,7 @@ def export(
         ConfigError, EncryptionError: it cannot be signed.
     """
     folder = config.job.state_dir
-    kept = [*anchors.archived(folder), *anchors.logged(config.logging.directory)]
+    kept = [*anchors.archived(folder), *anchors.logged(config.logging.directory, trail.identity)]
     trail.examine(kept)
     signer: list[str] = []
 

@@ -57,7 +57,7 @@ def attempt(job: Job, business_date: date) -> Iterator[None]:
     finally:
         with suppress(BatchError):
             if (head := job.audit.head()) is not None:
-                job.listener.event("audit_anchored", anchor=str(head))
+                job.listener.event("audit_anchored", anchor=str(head), trail=job.audit.identity)
 
 
 def reason(error: BaseException) -> dict[str, Any]:

@@ -208,6 +208,21 @@ def test_a_trail_that_is_gone_is_missed_by_a_run_that_came_to_nothing(desk: Desk
     assert f"there was a run of {DAY}" in err
 
 
+def test_a_trail_whose_key_is_gone_with_it_is_missed(desk: Desk) -> None:
+    lose_all_anchors_but(desk, "checkpoint")
+    desk.trail.unlink()
+    shutil.rmtree(desk.state / "keyring")
+    desk.call("audit", "verify", code=22)
+
+
+def test_the_anchors_of_another_trail_in_the_same_logs_are_not_ours(desk: Desk, tmp_path: Path) -> None:
+    desk.set(JOB__STATE_DIR=tmp_path / "another")
+    desk.call("resume", "--date", str(DAY), code=19)
+    out, _ = desk.call("audit", "verify")
+    assert "2 records" in out
+    assert "1 anchors" in out
+
+
 def test_a_state_folder_that_cannot_be_looked_into_is_told(desk: Desk) -> None:
     desk.set(JOB__STATE_DIR=f"/tmp/{'x' * 300}")
     for command in ("show", "verify"):
