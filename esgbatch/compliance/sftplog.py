@@ -241,9 +241,9 @@ class _Reader:
                 break
             prefix.update(each)
             line = self._line(each)
+            if number == 0 and (line is None or not line.pid):
+                file.head = each  # a line that was cut behind its header looks like one that never had any
             if line is None:
-                if number == 0:
-                    file.head = each
                 file.unreadable += number > 0 and b"sftp" in each
             elif line.pid:
                 file.kept.take(line, concerns=self._concerns(line))
@@ -254,6 +254,7 @@ class _Reader:
                 bare.take(line, concerns=self._concerns(line))
         if not file.kept.last:  # only then are lines without a header no pieces of lines
             file.kept = bare
+            file.head = b"" if bare.last else file.head
         return file
 
     def join(self, before: _File, after: _File) -> None:

@@ -225,15 +225,13 @@ def test_data_cannot_draw_and_secrets_are_not_shown(clock: FakeClock) -> None:
     for listener in (ProgressBar(terminal, CHICAGO), PlainProgress(plain, CHICAGO, clock)):
         with listener:
             listener.event("delivery_started")
-            listener.event(
-                "gate_withheld", gate="\x1b[2J\x07\u202e", figure="canary-55e1", limit="[red]1[/red]"
-            )
+            gate = "\x1b[2J\x07\u202e canary-55e1 [red]1[/red]"
+            listener.event("gate_withheld", gate=gate, figure=2.0, limit=1.0)
             listener.progress(replace(HELD, held="\x1b]0;title\x07canary-55e1"))
     assert "\x1b[2J" not in terminal.getvalue()
     for text in (plain.getvalue(), terminal.text):
         assert not re.search(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", text)
-        assert r"gate \x1b[2J\x07\u202e withholds" in text
-        assert "[red]1[/red]" in text
+        assert r"gate \x1b[2J\x07\u202e [redacted] [red]1[/red] withholds" in text
         assert r"\x1b]0;title\x07[redacted]" in text
         assert "canary" not in text
 

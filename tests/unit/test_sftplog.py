@@ -11,7 +11,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from esgbatch.compliance.sftplog import Access, Harvest, Place, harvest
@@ -293,6 +293,7 @@ def test_the_night(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(cut=WHOLE.rindex(b"close "), packed=False, seed=0, copies=0)
 @given(cut=st.integers(0, len(WHOLE)), packed=st.booleans(), seed=st.integers(0, 9), copies=st.integers(0, 2))
 def test_a_log_cut_anywhere_comes_to_the_same(
     tmp_path: Path, cut: int, packed: bool, seed: int, copies: int
