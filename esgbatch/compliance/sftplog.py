@@ -185,7 +185,7 @@ def harvest(paths: Sequence[Path], place: Place, *, zone: tzinfo, now: datetime)
     """
     reader = _Reader(place.directory, zone, now)
     files = [reader.file(_raw_lines(path)) for path in paths]
-    files.sort(key=lambda file: _EARLIEST if file.tail and file.count == 1 else _begins(file.kept.lines))
+    files.sort(key=_order)
     for before, after in pairwise(files):
         reader.join(before, after)
     streams = _streams([file.kept.lines for file in files])
@@ -410,6 +410,13 @@ def _within(few: Sequence[bytes], many: Sequence[bytes]) -> bool:
 
 def _marks(lines: Sequence[_Line]) -> list[bytes]:
     return [bytes.fromhex(_identity(*_words(line)))[:MARK] for line in lines]
+
+
+def _order(file: _File) -> tuple[datetime, datetime, bool]:
+    """By time; in the same second, a file that begins amid a line comes after the one that ends amid it."""
+    if file.tail and file.count == 1:
+        return _EARLIEST, _EARLIEST, False
+    return _begins(file.kept.lines), _ends(file.kept.lines), bool(file.head)
 
 
 def _begins(lines: Sequence[_Line]) -> datetime:

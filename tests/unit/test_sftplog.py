@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -301,6 +302,15 @@ def test_a_log_cut_anywhere_comes_to_the_same(
     pieces = [gzip.compress(WHOLE[:cut]) if packed else WHOLE[:cut], WHOLE[cut:], *[WHOLE, WHOLE * 2][:copies]]
     random.Random(seed).shuffle(pieces)
     assert events(read(*pieces, folder=tmp_path)) == events(read(WHOLE, folder=tmp_path))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, len(WHOLE)), seed=st.integers(0, 9))
+def test_a_log_of_one_second_cut_anywhere_comes_to_the_same(tmp_path: Path, cut: int, seed: int) -> None:
+    at_once = re.sub(rb"10:0\d:00", b"10:00:00", WHOLE).replace(b"[10]", b"[77]", 6)
+    pieces = [at_once[:cut], at_once[cut:]]
+    random.Random(seed).shuffle(pieces)
+    assert events(read(*pieces, folder=tmp_path)) == events(read(at_once, folder=tmp_path))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
