@@ -149,8 +149,8 @@ class Outcomes(Protocol):
 
     def tally(self, run: Run) -> Tally: ...
 
-    def rows(self, run: Run) -> Iterator[Row]:
-        """The rows of the file, in order, streamed."""
+    def rows(self, run: Run, *, named: bool = True) -> Iterator[Row]:
+        """The rows of the file, in order, streamed; without names where they are not needed."""
 
     def failures(self, run: Run) -> Iterator[Failure]:
         """The failed accounts, in order, streamed."""

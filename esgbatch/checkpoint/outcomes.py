@@ -88,13 +88,16 @@ class SqlOutcomes:
         with self._database.reading() as connection:
             return count(connection, run)
 
-    def rows(self, run: Run) -> Iterator[Row]:
-        """Every row of the file, in order; memory does not grow with their number."""
+    def rows(self, run: Run, *, named: bool = True) -> Iterator[Row]:
+        """Every row of the file, in order; memory does not grow with their number.
+
+        A name costs as much to open as the scores: who counts only these goes without.
+        """
         with self._database.reading() as connection:
             cipher = self._database.vault.cipher(connection, run.number)
         columns = (accounts.c.position, accounts.c.account_id, accounts.c.name, accounts.c.scores)
         for row in self._pages(run, columns):
-            yield _row(cipher, *row)
+            yield _row(cipher, *row, named=named)
 
     def held(self, run: Run, account_id: str) -> Held | None:
         """All that is kept of one account; None where it is not in the run."""
@@ -153,10 +156,18 @@ class SqlOutcomes:
             return connection.execute(statement, {"after": after}).all()
 
 
-def _row(cipher: RunCipher, position: int, account_id: str, name: bytes, scores: bytes | None) -> Row:
+def _row(
+    cipher: RunCipher,
+    position: int,
+    account_id: str,
+    name: bytes,
+    scores: bytes | None,
+    *,
+    named: bool = True,
+) -> Row:
     return Row(
         account_id,
-        cipher.open_name(position, account_id, name),
+        cipher.open_name(position, account_id, name) if named else "",
         None if scores is None else tuple(cipher.open_scores(position, scores).split(",")),
     )
 

@@ -6,8 +6,9 @@ import math
 
 START = 8
 PERIOD = 1.0
+ENOUGH = 150  # answers that tell a throughput to 8% (Poisson), where the API is fast
 HEADROOM = 1.25
-WORTH = 0.3
+WORTH = 0.2
 PAUSE = 10.0
 LONGEST_PAUSE = 60.0
 SMOOTHING = 0.1
@@ -73,7 +74,7 @@ class AutoConcurrency:
             self._since, self._answers = now, 0
             return False
         seconds = now - self._since
-        if not self._answers or seconds < max(PERIOD, self._latency):
+        if not self._answers or seconds < self._latency or (seconds < PERIOD and self._answers < ENOUGH):
             return False
         throughput = self._answers / seconds
         starved = self._starved

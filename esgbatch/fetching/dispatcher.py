@@ -24,7 +24,7 @@ from esgbatch.ports import Clock, Engine, Listener
 
 FORBIDDEN_IN_A_ROW = 20
 FLUSH_SECONDS = 0.5
-TICK_SECONDS = 0.5
+TICK_SECONDS = 0.25
 STOP_GRACE = 1.5
 SHORTEST_RATION = 1.0
 PAGE = 1000

@@ -222,7 +222,9 @@ class _Backlog:
         return page
 
     def known_good(self) -> str | None:
-        rated = (row.account_id for row in self._outcomes.rows(self._run) if row.scores is not None)
+        rated = (
+            row.account_id for row in self._outcomes.rows(self._run, named=False) if row.scores is not None
+        )
         answered = (each.account_id for each in self._outcomes.failures(self._run) if each.reason in ANSWERED)
         return next(itertools.chain(rated, answered), None)
 

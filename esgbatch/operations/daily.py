@@ -54,7 +54,7 @@ def _scores(records: Records, config: Config, summary: Summary) -> quality.Distr
     if last is not None and (last.number == run.revision or run.purged):
         return quality.Distribution(last.means, last.histograms)
     low, high = map(float, config.ratings.score_range)
-    rows = () if run.purged else records.outcomes.rows(run)
+    rows = () if run.purged else records.outcomes.rows(run, named=False)
     return quality.describe(rows, len(run.columns), low, high)
 
 
