@@ -100,7 +100,7 @@ def test_after_a_run_the_state_folder_is_as_before(clinic: Clinic, scratch: Path
     assert {one.status for each in found.values() for one in each} == {Status.OK}, found
     assert found["checkpoint"][0].message == "it can be read and written"
     assert found["disk_space"][0].message == "there is enough for 315 accounts"
-    assert found["audit_trail"][0].message == "the last of its 3 records is genuine"
+    assert found["audit_trail"][0].message == "the last of its 4 records is genuine"
     assert [
         everything_in(folder) for folder in (clinic.state, clinic.folder / "logs", clinic.firm.sshd.drop)
     ] == before

@@ -174,21 +174,28 @@ def postgres() -> Iterator[Postgres]:
 
 
 def test_postgresql_empty_then_with_tables_then_down(clinic: Clinic, postgres: Postgres):
-    clinic.set(CHECKPOINT__URL=postgres.url)
+    def checkpoint_at(url: str) -> None:
+        clinic.monkeypatch.setenv("CHECKPOINT_URL", url)
+        clinic.set(CHECKPOINT__URL='{ env = "CHECKPOINT_URL" }')
+
+    checkpoint_at(postgres.url)
     engine = create_engine(postgres.url)
     assert "has no tables yet: the first run makes them" in clinic.ok("checkpoint")
     assert inspect(engine).get_table_names() == []
     with engine.begin() as connection:
         connection.execute(text("create user poor password 'poor-and-secret'"))
     poor = postgres.url.replace(f"{postgres.user}:{postgres.password}", "poor:poor-and-secret")
-    clinic.set(CHECKPOINT__URL=poor)
+    checkpoint_at(poor)
     found = clinic.fails("checkpoint")
     assert found.message == (
         "The checkpoint database has no tables yet, and refuses them: permission denied for schema public."
     )
-    clinic.set(CHECKPOINT__URL=postgres.url)
+    checkpoint_at(postgres.url)
     Database(postgres.url).close()
     assert clinic.ok("checkpoint") == "it can be read and written"
+    clinic.set(CHECKPOINT__URL=postgres.url)
+    assert "password in plain" in clinic.warns("checkpoint").message
+    checkpoint_at(postgres.url)
     engine.dispose()
     postgres.stop()
     try:

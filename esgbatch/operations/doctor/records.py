@@ -38,7 +38,7 @@ def checkpoint(setup: Setup) -> Iterator[Finding]:
         return
     if isinstance(setup.config.checkpoint.url, str) and "password" in _parts(setup.config.checkpoint.url):
         yield warn(
-            "checkpoint.url has a password in the configuration file",
+            "checkpoint.url has a password in plain",
             'write it as { env = "NAME" } or { file = "/path" }',
         )
     with closing(database):
