@@ -16,7 +16,6 @@ from dataclasses import asdict
 from datetime import date
 
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, func, select, text
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from esgbatch.checkpoint.database import Database, steadfast, translated
@@ -82,6 +81,8 @@ class _Held:
         self._take()
         with database.writing() as connection:
             _metadata.create_all(connection)
+            from sqlalchemy.dialects.postgresql import insert  # where SQLite serves, it need not be loaded
+
             taken = insert(owners).values(business_date=business_date.isoformat(), number=1, owner=owner)
             taken = taken.on_conflict_do_update(
                 index_elements=["business_date"], set_={"number": owners.c.number + 1, "owner": owner}

@@ -27,6 +27,8 @@ from tests.acceptance.firm import DAY, TestFirm, firm
 from tests.acceptance.sshd import Sshd
 from tests.keys import make_key
 
+pytestmark = pytest.mark.alone
+
 SEALED = f"FirmESGRatings_{DAY:%Y%m%d}.csv.pgp"
 
 

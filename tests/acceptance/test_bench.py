@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from scripts.bench_rows.figures import Figure
 from scripts.bench_rows.site import lines, set_up_peers, site
 from scripts.bench_rows.table import BEGIN, END, write
+
+pytestmark = pytest.mark.alone
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "scripts" / "bench"

@@ -30,6 +30,8 @@ from tests.sockets.faultserver import (
     stall,
 )
 
+pytestmark = pytest.mark.alone
+
 HEALTHY = [
     "config", "secrets", "account_system", "token", "esg_api", "clock", "state_folder", "log_folder",
     "temporary_folder", "disk_space", "checkpoint", "audit_trail", "gpg", "recipient_key", "encryption",

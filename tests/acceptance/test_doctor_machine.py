@@ -22,6 +22,8 @@ from tests.acceptance.firm import TestFirm, firm
 from tests.acceptance.postgres import Postgres
 from tests.keys import make_key as make_pgp_key
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestFirm]:

@@ -28,6 +28,8 @@ from tests.sealing import (
     wrapper,
 )
 
+pytestmark = pytest.mark.alone
+
 PASSPHRASE = "open sesame"
 
 

@@ -9,7 +9,7 @@ from tests.crash.driver import Worker
 from tests.crash.points import SCOPES, Fault
 from tests.crash.site import sites
 
-POINTS = 20
+POINTS = 14
 CHOSEN_BUT_NOT_MET = 2  # the calls of two nights differ by a few
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 from esgbatch.clock import SystemClock
 from esgbatch.config.model import Ratings
 from esgbatch.fetching.concurrency import FixedConcurrency
@@ -27,6 +29,8 @@ from tests.simulated import RecordingListener
 from tests.sockets.certificates import Authority
 from tests.sockets.provider import BODY
 from tests.unit.test_dispatcher import Accounts
+
+pytestmark = pytest.mark.alone
 
 LIMIT = 60
 
