@@ -20,14 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 from tests.sockets.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
-
-if "\ndistributed==" not in (ROOT / "requirements.lock").read_text():
-    pytest.importorskip("distributed", reason="requirements.lock has no dask.distributed yet: scripts/lock")
 
 
 class Cluster:
