@@ -54,7 +54,7 @@ def strike(point: Point, command: Sequence[str], environment: dict[str, str], fo
     else:
         traced = _strace(folder / "trace", options, follow=scope.follow) + list(command)
     code, out, err = _run(traced, environment, folder, kill_group=fault is Fault.GROUP)
-    return Struck(code, out, err, _struck_at(_traces(folder), fault))
+    return Struck(code, out, err, struck_at(_traces(folder), fault))
 
 
 def census(
@@ -153,18 +153,30 @@ def _calls(trace: str) -> Iterable[tuple[str, str, str]]:
             yield found[1] or "", found[2], found[3]
 
 
-def _struck_at(traces: Sequence[str], fault: Fault) -> str:
-    """The line of the struck call. An error marks its line, SIGKILL leaves it without a result."""
+def struck_at(traces: Sequence[str], fault: Fault) -> str:
+    """The line of the struck call. An error marks its line, SIGKILL leaves it without a result.
+
+    Where another thread spoke in between, the killed call is told in two lines, or its second is missing.
+    """
     behind = {Fault.GROUP: "--- SIGSTOP", Fault.TERM: "--- SIGTERM"}
     for trace in traces:
         before: dict[str, str] = {}
+        unfinished: dict[str, str] = {}
         for line in trace.splitlines():
             if fault.is_error and "(INJECTED)" in line:
                 return line
-            if fault is Fault.KILL and line.endswith(" = ?") and CALL.match(line):
-                return line
             thread = line.partition(" ")[0] if line[:1].isdigit() else ""
+            if fault is Fault.KILL and line.endswith(" = ?"):
+                return line if CALL.match(line) else unfinished.get(thread, line)
             if fault in behind and behind[fault] in line:
                 return before.get(thread) or line
+            if CALL.match(line):
+                unfinished.pop(thread, None)
+                if line.endswith("<unfinished ...>"):
+                    unfinished[thread] = line
+            elif " resumed>" in line:
+                unfinished.pop(thread, None)
             before[thread] = line
+        if fault is Fault.KILL and unfinished and "+++ killed by SIGKILL +++" in trace:
+            return next(reversed(unfinished.values()))
     return ""
