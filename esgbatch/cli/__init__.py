@@ -1,1 +1,1 @@
-"""The command line: one thin file a family of commands. Nothing heavy is imported before it is used."""
+"""The command line: `commands` say what can be typed, `actions` do it."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esgbatch import __version__
-from esgbatch.cli import evidence, keep, look, night, setup, streams, training, watch
+from esgbatch.cli import streams
+from esgbatch.cli.commands import evidence, keep, look, night, setup, training, watch
 
 if TYPE_CHECKING:
     from esgbatch.errors import BatchError, StopRequested

@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING
 from esgbatch.alerting.desk import Desk
 from esgbatch.alerting.listener import AlertListener
 from esgbatch.alerting.rules import Rules
+from esgbatch.checkpoint.database import Database
 from esgbatch.clock import SystemClock
 from esgbatch.config.load import find, load
 from esgbatch.config.model import Config, Metrics
 from esgbatch.config.salvage import Essentials, salvage
 from esgbatch.config.secrets import keep_from_dumps
 from esgbatch.deadline import moment, today
-from esgbatch.errors import BatchError, ConfigError, ExitCode, StopRequested
+from esgbatch.errors import BatchError, ConfigError, ExitCode, NothingToDo, StopRequested
 from esgbatch.job import Job
+from esgbatch.model import Run
 from esgbatch.observability import logs
 from esgbatch.observability.progress import Broadcast, people_listener
 from esgbatch.operations import evidence
 from esgbatch.ports import Listener
+from esgbatch.records import Records
 from esgbatch.stopping import StopSignal
-from esgbatch.wiring import build_job, open_desk
+from esgbatch.wiring import build_job, open_checkpoint, open_desk, open_records
 
 if TYPE_CHECKING:
     from esgbatch.observability.heartbeat import Heartbeat
@@ -66,6 +69,31 @@ def read_night_config(path: Path | None, given: date | None) -> Config:
         with _watched(essentials, given or today(CLOCK, essentials.zone), []) as watch:
             watch.ended(error)
         raise
+
+
+@contextmanager
+def checkpoint_of(config: Config) -> Iterator[Database]:
+    """The checkpoint, as it is; closed when the block ends."""
+    database = open_checkpoint(config, create=False)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def records_of(config: Config) -> Iterator[Records]:
+    """What is recorded, for commands that only look."""
+    with checkpoint_of(config) as database:
+        yield open_records(database, CLOCK, Broadcast([]))
+
+
+def find_run(records: Records, day: date) -> Run:
+    """The date's run; `NothingToDo` where there is none."""
+    run = records.runs.find(day)
+    if run is None:
+        raise NothingToDo(f"There is no run of {day}.")
+    return run
 
 
 @contextmanager

@@ -185,10 +185,3 @@ def moment(at: float | None) -> str | None:
         return None if at is None else rfc3339(datetime.fromtimestamp(at, UTC))
     except (OverflowError, ValueError, OSError):
         return None
-
-
-def printable(text: str) -> str:
-    """`text` for a terminal: control characters and direction marks are escaped, so that data cannot draw."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -33,9 +33,9 @@ from esgbatch.observability.events import (
     level,
     moment,
     plain,
-    printable,
     rfc3339,
 )
+from esgbatch.untrusted import printable
 
 if TYPE_CHECKING:
     from loguru import Message, Record

@@ -17,9 +17,10 @@ from rich.text import Text
 
 from esgbatch.config.secrets import redact
 from esgbatch.model import Snapshot, Stage
-from esgbatch.observability.events import EVENTS, describe, plain, printable
+from esgbatch.observability.events import EVENTS, describe, plain
 from esgbatch.observability.logs import LogListener
 from esgbatch.ports import Clock, Listener
+from esgbatch.untrusted import printable
 
 PLAIN_SECONDS = 30.0
 

@@ -13,7 +13,8 @@ from esgbatch.checkpoint.lease import Owner, holder
 from esgbatch.manifest import rfc3339
 from esgbatch.model import Run, Snapshot, Stage, Tally
 from esgbatch.records import Records
-from esgbatch.reporting.text import duration, printable
+from esgbatch.reporting.text import duration
+from esgbatch.untrusted import printable
 
 SCHEMA = 1
 FRESH_SECONDS = 15.0

@@ -12,7 +12,8 @@ from rich.text import Text
 from esgbatch.reporting.history import Day
 from esgbatch.reporting.night import Night, Tone, bound, holds, lives, paces, tone
 from esgbatch.reporting.summary import next_step, verdict
-from esgbatch.reporting.text import duration, execution_line, moment, printable, spelled
+from esgbatch.reporting.text import duration, execution_line, moment, spelled
+from esgbatch.untrusted import printable
 
 STYLES = {Tone.GOOD: "green", Tone.MIXED: "yellow", Tone.OPEN: "cyan", Tone.BAD: "red"}
 BLOCKS = "▁▂▃▄▅▆▇█"

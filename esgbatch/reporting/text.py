@@ -10,16 +10,12 @@ from zoneinfo import ZoneInfo
 from esgbatch.errors import ExitCode
 from esgbatch.model import Execution, Summary
 from esgbatch.reporting.summary import next_step, verdict
+from esgbatch.untrusted import printable
 
 
 def render(summary: Summary, zone: ZoneInfo) -> str:
     """The report; times are in the job's zone."""
     return "".join(f"{printable(line)}\n" for line in _lines(summary, zone))
-
-
-def printable(text: str) -> str:
-    """`text` with control characters and direction marks escaped: what others wrote cannot draw."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import ssl
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from esgbatch.sandbox.dice import Dice
 from esgbatch.sandbox.faults import Board
 
 USERNAME = "esgbatch"
+logging.getLogger("mail.log").setLevel(logging.ERROR)  # at each login aiosmtpd warns of what it does itself
 
 
 class MailSink:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from esgbatch.cli import checking
+from esgbatch.cli.actions import doctor as checking
 from esgbatch.operations.doctor.examination import examine
 from esgbatch.operations.doctor.findings import Finding, Status
 from tests.acceptance.firm import TestFirm

@@ -85,6 +85,14 @@ class TestFirm:
             time.sleep(0.02)
         raise AssertionError("the job makes no progress")
 
+    def wait_for(self, event: str, log: Path, process: subprocess.Popen[str]) -> None:
+        """Until the log tells of this event; the process must still be at work."""
+        until = time.monotonic() + 30
+        while not log.exists() or f'"{event}"' not in log.read_text():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until, f"no {event}"
+            time.sleep(0.02)
+
     def run_exists(self) -> bool:
         return self.process("status", "--json").wait() == 0
 

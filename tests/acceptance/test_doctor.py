@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from esgbatch.cli import checking
+from esgbatch.cli.actions import doctor as checking
 from esgbatch.operations.doctor import examination, report
 from esgbatch.operations.doctor.examination import examine
 from esgbatch.operations.doctor.findings import Check, Finding, Setup, Status, ok

@@ -15,7 +15,7 @@ import pytest
 
 from esgbatch.checkpoint.database import Database
 from esgbatch.checkpoint.lease import lease
-from esgbatch.cli import checking
+from esgbatch.cli.actions import doctor as checking
 from esgbatch.clock import SystemClock
 from esgbatch.operations.doctor import drop
 from esgbatch.operations.doctor.findings import Status

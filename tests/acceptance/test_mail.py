@@ -6,6 +6,7 @@ import email
 import email.policy
 import smtplib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -203,3 +204,12 @@ def test_the_session_is_closed_when_the_server_misbehaves():
     with pytest.raises(ChannelError, match="421 too busy"):
         send(plain(port))
     assert issubclass(smtplib.SMTPException, OSError)  # why `trouble` names it before OSError
+
+
+def test_a_login_leaves_no_noise_on_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with sandbox("--accounts=10", "--odd-ids=0", f"--root={tmp_path}") as server:
+        mail = server.places.mail
+        with smtplib.SMTP(mail.host, mail.port) as client:
+            client.starttls(context=ssl.create_default_context(cafile=str(mail.ca_bundle)))
+            client.login(mail.username, mail.password)
+    assert capfd.readouterr().err == ""

@@ -259,12 +259,18 @@ def test_the_limit_holds_at_the_server(slow: TestFirm):
 
 
 def test_two_dates_at_once_share_one_limit(slow: TestFirm):
-    with slow.process("run") as process:
-        slow.wait_until_done(50, process)
-        ran = slow.run("run", day=DAY + timedelta(days=1))
-        process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert "waits" in ran.err
+    tomorrow = DAY + timedelta(days=1)
+    log = slow.folder / "logs" / f"esgbatch-{tomorrow:%Y%m%d}.jsonl"
+    with slow.process("run") as first:
+        slow.wait_until_done(50, first)
+        slow.server.switch(outage="503")  # so that the first is surely at work when the second comes
+        with slow.process("run", day=tomorrow) as second:
+            slow.wait_for("waiting_for_turn", log, second)
+            slow.server.switch(outage="")
+            _, said = second.communicate(timeout=60)
+        first.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "waits" in said
     # Each by itself keeps to 150: together they would come to 300.
     assert slow.server.stats()["esg"]["max_per_second"] < 200
 

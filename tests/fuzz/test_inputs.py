@@ -23,8 +23,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from esgbatch.accounts.csvfile import CsvAccounts
-from esgbatch.cli.night import read_accounts
-from esgbatch.cli.options import parse_time
+from esgbatch.cli.options import parse_time, read_accounts
 from esgbatch.compliance.audit import AuditTrail
 from esgbatch.compliance.sftplog import Place, harvest
 from esgbatch.config.load import load

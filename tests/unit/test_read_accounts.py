@@ -13,8 +13,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esgbatch.cli.night import read_accounts
-from esgbatch.cli.options import parse_date, parse_time
+from esgbatch.cli.options import parse_date, parse_time, read_accounts
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from esgbatch.config.secrets import redact
-from esgbatch.observability.events import printable
 from esgbatch.operations.doctor.findings import Finding, Status
+from esgbatch.untrusted import printable
 
 SCHEMA = 1
 WIDTH = len("temporary folder")

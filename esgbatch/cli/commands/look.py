@@ -29,9 +29,9 @@ def status(
     config: ConfigPath = None,
 ) -> None:
     """Show how that date's run stands: stage, done, rate, ETA, held until when."""
-    from esgbatch.cli.looking import show_status
+    from esgbatch.cli.actions import status
 
-    show_status(config, date, watch=watch, as_json=json)
+    status.show(config, date, watch=watch, as_json=json)
 
 
 @app.command(epilog=exits.epilog(exits.LOOK, "reported"))
@@ -53,14 +53,14 @@ def report(
     html is the whole night in one file for a browser, with the trend of N (30) days;
     csv is for spreadsheets and analysts: a line a day. The columns are in docs/history.md.
     """
-    from esgbatch.cli import reporting
+    from esgbatch.cli.actions import report
 
     if send and (output or format is not Format.TEXT):
         raise typer.BadParameter("--send mails the text and the page; it has no --format and no --output")
     if send:
-        reporting.send(config, date, days)
+        report.send(config, date, days)
     else:
-        reporting.write(config, date, days, form=format, output=output)
+        report.write(config, date, days, form=format, output=output)
 
 
 @app.command(epilog=exits.epilog((0, 1, 2, 10), "shown"))
@@ -70,9 +70,9 @@ def schedule(
     config: ConfigPath = None,
 ) -> None:
     """Show the next starts and deadlines, in the job's zone and in UTC, and when the clocks change."""
-    from esgbatch.cli.planning import show_schedule
+    from esgbatch.cli.actions import schedule
 
-    show_schedule(config, days, as_json=json)
+    schedule.show(config, days, as_json=json)
 
 
 @app.command(epilog=exits.epilog(exits.LOOK, "shown"))
@@ -93,6 +93,6 @@ def forecast(
     config: ConfigPath = None,
 ) -> None:
     """Plan a night with N accounts: minutes, concurrency, machines, and the quota that it needs."""
-    from esgbatch.cli.forecasting import show_forecast
+    from esgbatch.cli.actions import forecast
 
-    show_forecast(config, accounts, days=days, latency=latency, rate=rate, as_json=json)
+    forecast.show(config, accounts, days=days, latency=latency, rate=rate, as_json=json)

@@ -1,4 +1,4 @@
-"""The work behind forecast."""
+"""forecast: past nights measured, and the plan from them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
-from esgbatch.cli.context import read_config, the_date
-from esgbatch.cli.looking import find, records_of
+from esgbatch.cli.context import find_run, read_config, records_of, the_date
 from esgbatch.config.model import Config
 from esgbatch.deadline import moment
 from esgbatch.errors import NothingToDo
@@ -15,7 +14,7 @@ from esgbatch.operations import capacity
 from esgbatch.operations.capacity import Measured
 
 
-def show_forecast(
+def show(
     config_path: Path | None,
     accounts: int,
     *,
@@ -52,7 +51,7 @@ def _past(config: Config, days: int) -> Measured:
     try:
         with records_of(config) as records:
             dates = records.history.dates(today - timedelta(days=days - 1), today)
-            past = capacity.measured([records.summary(find(records, each)) for each in dates])
+            past = capacity.measured([records.summary(find_run(records, each)) for each in dates])
     except NothingToDo:
         raise none from None
     if past is None:

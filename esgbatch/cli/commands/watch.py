@@ -23,9 +23,9 @@ def watchdog(date: BusinessDate = None, config: ConfigPath = None) -> None:
     It works where configuration or checkpoint are broken, and sends the alerts that could
     not be sent before. Start it from a scheduler entry of its own.
     """
-    from esgbatch.cli.watching import watch
+    from esgbatch.cli.actions import watchdog
 
-    watch(config, date)
+    watchdog.check(config, date)
 
 
 @alert.command("test", epilog=exits.epilog((0, 1, 2, 10, 130, 143), "every channel took it"))
@@ -34,9 +34,9 @@ def rehearse(config: ConfigPath = None) -> None:
 
     It ends with 10 where one did not, or none is configured.
     """
-    from esgbatch.cli.watching import rehearse_alerts
+    from esgbatch.cli.actions import watchdog
 
-    rehearse_alerts(config)
+    watchdog.rehearse_alerts(config)
 
 
 @alert.callback()

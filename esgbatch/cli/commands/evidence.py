@@ -11,10 +11,10 @@ from esgbatch.cli import exits
 from esgbatch.cli.options import AsJson, BusinessDate, ConfigPath
 
 app = typer.Typer()
-audit = typer.Typer(
+trail = typer.Typer(
     no_args_is_help=True, help="Show, verify, export the audit trail; read the SFTP server's log."
 )
-app.add_typer(audit, name="audit")
+app.add_typer(trail, name="audit")
 
 Since = Annotated[
     str | None,
@@ -24,7 +24,7 @@ Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Befo
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 
-@audit.command(epilog=exits.epilog((0, 1, 2, 10, 17, 19, 22), "shown"))
+@trail.command(epilog=exits.epilog((0, 1, 2, 10, 17, 19, 22), "shown"))
 def show(
     date: BusinessDate = None,
     account: Annotated[
@@ -38,17 +38,17 @@ def show(
     config: ConfigPath = None,
 ) -> None:
     """Show records, oldest first, each checked before it is shown. Without --date: of every date."""
-    from esgbatch.cli import auditing
+    from esgbatch.cli.actions import audit
 
     if account is None:
-        auditing.show(config, date, action, since, until, as_json=json)
+        audit.show(config, date, action, since, until, as_json=json)
     elif (date, action, since, until) == (None,) * 4:
-        auditing.show_account(config, account, as_json=json)
+        audit.show_account(config, account, as_json=json)
     else:
         raise typer.BadParameter("--account goes with --json only: it shows everything of that account")
 
 
-@audit.command(epilog=exits.epilog((0, 1, 2, 10, 17, 19, 22), "every record is genuine and in its place"))
+@trail.command(epilog=exits.epilog((0, 1, 2, 10, 17, 19, 22), "every record is genuine and in its place"))
 def verify(
     anchor: Annotated[
         list[str] | None,
@@ -63,12 +63,12 @@ def verify(
     config: ConfigPath = None,
 ) -> None:
     """Check every record, and the whole against every anchor that the job has kept."""
-    from esgbatch.cli import auditing
+    from esgbatch.cli.actions import audit
 
-    auditing.verify(config, anchor or [], files=files, as_json=json)
+    audit.verify(config, anchor or [], files=files, as_json=json)
 
 
-@audit.command(epilog=exits.epilog((0, 1, 2, 10, 15, 17, 19, 22), "written"))
+@trail.command(epilog=exits.epilog((0, 1, 2, 10, 15, 17, 19, 22), "written"))
 def export(
     output: Annotated[Path, typer.Option("--output", metavar="F", help="The zip file to write.")],
     date: BusinessDate = None,
@@ -78,12 +78,12 @@ def export(
     config: ConfigPath = None,
 ) -> None:
     """Write a bundle that an auditor checks without us; VERIFY.txt in it says how."""
-    from esgbatch.cli import auditing
+    from esgbatch.cli.actions import audit
 
-    auditing.export(config, output, date, since, until, force=force)
+    audit.export(config, output, date, since, until, force=force)
 
 
-@audit.command(epilog=exits.epilog((0, 1, 2, 10, 11, 17, 19, 22), "every access that was new is in the trail"))
+@trail.command(epilog=exits.epilog((0, 1, 2, 10, 11, 17, 19, 22), "every access that was new is in the trail"))
 def ingest(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Logs, also rotated and .gz.")],
     zone: Annotated[
@@ -93,9 +93,9 @@ def ingest(
     config: ConfigPath = None,
 ) -> None:
     """Read the SFTP server's log: who else opened and read the delivered files, each once."""
-    from esgbatch.cli import auditing
+    from esgbatch.cli.actions import audit
 
-    auditing.ingest(config, files, zone)
+    audit.ingest(config, files, zone)
 
 
 @app.command(epilog=exits.epilog((0, 1, 2, 10, 15, 17, 22), "opened, and all of it as its manifest says"))
@@ -120,8 +120,8 @@ def decrypt(
 
     The key comes from your own keyring (GNUPGHOME, or ~/.gnupg), or from --key.
     """
-    from esgbatch.cli import opening
+    from esgbatch.cli.actions import decrypt
 
     if passphrase_file is not None and key is None:
         raise typer.BadParameter("--passphrase-file goes with --key")
-    opening.decrypt(config, file, output, force=force, key=key, passphrase_file=passphrase_file)
+    decrypt.open_file(config, file, output, force=force, key=key, passphrase_file=passphrase_file)

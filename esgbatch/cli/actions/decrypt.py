@@ -1,4 +1,4 @@
-"""The work behind decrypt."""
+"""decrypt: the file for who holds its key."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from esgbatch.cli.context import read_config, tell
 from esgbatch.config.secrets import read_private_text, remember
 from esgbatch.encryption.opening import Holder
 from esgbatch.errors import ConfigError, WrongUsage
-from esgbatch.observability.events import printable
 from esgbatch.operations.decryption import Decrypted, Desk
+from esgbatch.untrusted import printable
 from esgbatch.wiring import open_audit, open_state
 
 
-def decrypt(
+def open_file(
     config_path: Path | None,
     source: Path,
     output: Path | None,

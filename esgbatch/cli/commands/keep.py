@@ -20,9 +20,9 @@ def purge(dry_run: DryRun = False, config: ConfigPath = None) -> None:
     Archived files and their runs' history, logs and error files, and the names and scores in the
     checkpoint, by the age of their business date. It follows every delivered run by itself.
     """
-    from esgbatch.cli.keeping import purge
+    from esgbatch.cli.actions import upkeep
 
-    purge(config, dry_run=dry_run)
+    upkeep.purge(config, dry_run=dry_run)
 
 
 @app.command(epilog=exits.epilog((0, 1, 2, 10, 11, 17, 19, 22, 130, 143), "erased, or was listed"))
@@ -40,12 +40,12 @@ def erase(
     Names, scores and IDs go from the checkpoint, IDs from log and error files. Archived files can
     only be opened by their recipients: they are listed with the date on which they are purged.
     """
-    from esgbatch.cli.keeping import erase
+    from esgbatch.cli.actions import upkeep
     from esgbatch.cli.options import read_accounts
 
     if not reason.strip() or not reason.isprintable():
         raise typer.BadParameter("--reason must be printable text, on one line, and not empty")
-    erase(config, read_accounts(accounts), reason, dry_run=dry_run)
+    upkeep.erase(config, read_accounts(accounts), reason, dry_run=dry_run)
 
 
 @app.command("rotate-key", epilog=exits.epilog((0, 1, 2, 10, 17, 19, 22), "the new key is in use"))
@@ -56,6 +56,6 @@ def rotate_key(config: ConfigPath = None) -> None:
     giving the new one as checkpoint.key and the old one as checkpoint.previous_key first; both may
     go on being used until this command was called. Nothing is rated, sent or made anew.
     """
-    from esgbatch.cli.keeping import rotate
+    from esgbatch.cli.actions import upkeep
 
-    rotate(config)
+    upkeep.rotate(config)

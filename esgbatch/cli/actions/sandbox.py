@@ -1,4 +1,4 @@
-"""The work behind demo and sandbox."""
+"""demo and sandbox: the job on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from esgbatch import manifest
-from esgbatch.cli import reporting
+from esgbatch.cli.actions import report
 from esgbatch.cli.context import CLOCK, the_date, working_job
 from esgbatch.config.load import load
 from esgbatch.deadline import Deadline
@@ -31,13 +31,13 @@ def play(accounts: int, rate: float | None) -> None:
         delivered = Path(server.places.sftp.folder) / manifest.sealed_name(day)
         opened = folder / manifest.plain_name(day)
         desk.decrypt(delivered, opened)
-    report = folder / "report.html"
-    reporting.write(path, day, None, form="html", output=report)
+    page = folder / "report.html"
+    report.write(path, day, None, form="html", output=page)
     print(render(result.summary, config.zone))
     print(f"Delivered file   {delivered}")
     print(f"Manifest         {delivered.with_name(manifest.manifest_name(day))}")
     print(f"Decrypted file   {opened}")
-    print(f"Report           {report}")
+    print(f"Report           {page}")
     print(f"Mails            {server.places.mail.folder}")
     print(f"Logs             {config.logging.directory}")
     print(f"All of it is in {folder}; delete it when you have seen enough.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,28 +19,9 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented esgbatch.toml to fill in; on a terminal, it asks for the five things it needs first."""
-    from esgbatch.errors import WrongUsage
-    from esgbatch.files import replacing
-    from esgbatch.operations import newconfig
+    from esgbatch.cli.actions.init import write
 
-    if path.is_dir():
-        path = path / "esgbatch.toml"
-    if path.exists() and not force:
-        raise WrongUsage(
-            f"{path} is already there.", advice="choose another PATH, or overwrite it with --force"
-        )
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        from esgbatch.cli.asking import ask
-
-        written = newconfig.fill(ask())
-    else:
-        written = newconfig.template()
-    try:
-        with replacing(path, 0o640) as file:
-            file.write(written.encode())
-    except OSError as error:
-        raise WrongUsage(f"{path} cannot be written: {error.strerror}.", advice="choose another PATH") from None
-    print(f"{path} is written. Fill in your servers, then: esgbatch doctor --config {path}")
+    write(path, force=force)
 
 
 @app.command(epilog=exits.epilog((0, 1, 2, 10, 16, 20, 130, 143), "no check failed; there may be warnings"))
@@ -58,12 +38,12 @@ def doctor(
     It is safe at any time, also while a run is going on, and leaves nothing behind.
     It ends with 10 and 16 only where --trust-host cannot write, or gets no key or a wrong one.
     """
-    from esgbatch.cli import checking
+    from esgbatch.cli.actions import doctor
     from esgbatch.errors import WrongUsage
 
     if trust_host and json:
         raise WrongUsage("--trust-host has no --json.")
     if trust_host:
-        checking.trust_host(config)
+        doctor.trust_host(config)
     else:
-        checking.check(config, as_json=json)
+        doctor.check(config, as_json=json)

@@ -1,4 +1,4 @@
-"""The work behind watchdog and alert test."""
+"""watchdog and alert test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SENDING = 30.0
 VERIFYING = 60.0
 
 
-def watch(config_path: Path | None, given: date | None) -> None:
+def check(config_path: Path | None, given: date | None) -> None:
     keep_from_dumps()
     essentials, mistake = _essentials(find(config_path))
     day = given or today(CLOCK, essentials.zone)

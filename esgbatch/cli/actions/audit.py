@@ -1,4 +1,4 @@
-"""The work behind audit."""
+"""audit: records shown, checked and given away, with the errors that an auditor meets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from esgbatch.compliance.audit import Anchor
 from esgbatch.config.model import Config
 from esgbatch.errors import AuditBroken, WrongUsage
 from esgbatch.files import replacing
-from esgbatch.observability.events import printable
 from esgbatch.observability.progress import Broadcast
 from esgbatch.operations import access, auditing
 from esgbatch.operations.auditing import Filter
+from esgbatch.untrusted import printable
 from esgbatch.wiring import keyring, open_audit, open_checkpoint, open_records, open_state
 
 

@@ -1,4 +1,4 @@
-"""The work behind schedule: it needs the configuration's times only, so nothing else is loaded."""
+"""schedule: it needs the configuration's times only, so nothing else is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from esgbatch.config.load import find, load
 from esgbatch.operations import schedule
 
 
-def show_schedule(config_path: Path | None, days: int, *, as_json: bool) -> None:
+def show(config_path: Path | None, days: int, *, as_json: bool) -> None:
     config = load(find(config_path))
     now = datetime.fromtimestamp(SystemClock().time(), UTC)
     found = schedule.nights(now, days, config.zone, config.job.start, config.job.deadline)

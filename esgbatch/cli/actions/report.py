@@ -1,4 +1,4 @@
-"""The work behind report."""
+"""report: the day or days in the form asked for, or by mail."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from esgbatch.cli.context import CLOCK, read_config, the_date
-from esgbatch.cli.looking import find, records_of
+from esgbatch.cli.context import CLOCK, find_run, read_config, records_of, the_date
 from esgbatch.config.model import Config
 from esgbatch.errors import BatchError, NothingToDo, WrongUsage
 from esgbatch.files import replacing
@@ -41,7 +40,7 @@ def send(config_path: Path | None, given: date | None, days: int | None) -> None
     day = the_date(config, given)
     try:
         with records_of(config) as records:
-            run = find(records, day)
+            run = find_run(records, day)
             to = mailing.send(records, config, run, now=_now(), days=days or daily.TREND_DAYS)
     except BatchError as error:
         error.advice = error.advice.replace("{date}", day.isoformat())
@@ -55,7 +54,7 @@ def _written(records: Records, config: Config, day: date, days: int | None, form
 
         return html.render(_night(records, config, day, days), environment=config.job.environment)
     if days is None and form != "csv":
-        one = records.summary(find(records, day))
+        one = records.summary(find_run(records, day))
         return _json(summary.as_dict(one)) if form == "json" else text.render(one, config.zone)
     past = _past(records, config, day, days)
     if form == "csv":
@@ -76,7 +75,7 @@ def _show(records: Records, config: Config, day: date, days: int | None) -> None
 
 
 def _night(records: Records, config: Config, day: date, days: int | None) -> Night:
-    run = find(records, day)
+    run = find_run(records, day)
     return daily.gather(records, config, run, now=_now(), days=days or daily.TREND_DAYS)
 
 

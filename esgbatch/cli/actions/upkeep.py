@@ -1,4 +1,4 @@
-"""The work behind purge, erase and rotate-key."""
+"""purge, erase and rotate-key."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from esgbatch.model import Snapshot
 from esgbatch.observability.progress import PlainProgress
 from esgbatch.operations.status import Status, as_dict, headline, lines, render
 from esgbatch.ports import Clock
-from esgbatch.reporting.text import printable
+from esgbatch.untrusted import printable
 
 EVERY = 2.0
 STYLES = {"AT RISK": "bold red", "held": "yellow", "failed": "", "at work": "dim"}

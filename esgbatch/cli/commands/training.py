@@ -24,9 +24,9 @@ def demo(accounts: Accounts = 1000, rate: Rate = None) -> None:
     Account system, ESG API, login and SFTP server are started on this machine; the
     delivered file is decrypted at the end, for you to look at.
     """
-    from esgbatch.cli.play import play
+    from esgbatch.cli.actions import sandbox
 
-    play(accounts, rate)
+    sandbox.play(accounts, rate)
 
 
 @app.command(epilog=exits.epilog((0, 1, 2, 10, 15), "ended by Ctrl-C"))
@@ -35,6 +35,6 @@ def sandbox(accounts: Accounts = 1000, rate: Rate = None) -> None:
 
     It says where its configuration is, and how faults are switched on and off.
     """
-    from esgbatch.cli.play import stay
+    from esgbatch.cli.actions import sandbox
 
-    stay(accounts, rate)
+    sandbox.stay(accounts, rate)

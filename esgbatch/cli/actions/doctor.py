@@ -1,4 +1,4 @@
-"""The work behind doctor."""
+"""doctor: a line a check, or JSON; and the question whether to trust a host key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The five questions of init, on a terminal."""
+"""init: a configuration to fill in; on a terminal, with the answers to five questions in it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from esgbatch.errors import BatchError
+from esgbatch.errors import BatchError, WrongUsage
+from esgbatch.files import replacing
 from esgbatch.operations import newconfig
 from esgbatch.operations.newconfig import Answers
 
 T = TypeVar("T")
 
 
-def ask() -> Answers:
+def write(path: Path, *, force: bool) -> None:
+    if path.is_dir():
+        path = path / "esgbatch.toml"
+    if path.exists() and not force:
+        raise WrongUsage(
+            f"{path} is already there.", advice="choose another PATH, or overwrite it with --force"
+        )
+    on_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    written = newconfig.fill(_ask()) if on_terminal else newconfig.template()
+    try:
+        with replacing(path, 0o640) as file:
+            file.write(written.encode())
+    except OSError as error:
+        raise WrongUsage(f"{path} cannot be written: {error.strerror}.", advice="choose another PATH") from None
+    print(f"{path} is written. Fill in your servers, then: esgbatch doctor --config {path}")
+
+
+def _ask() -> Answers:
     """Ask a person; an empty answer leaves the example in the file."""
     print("Five questions; Enter leaves an example to fill in later. No secret is asked.\n", file=sys.stderr)
     accounts = _answer("1. Account system, the URL of its list", newconfig.web_url)
