@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-START = 8
+FEW = 8
+MANY = 32
+FAST = 0.025
 PERIOD = 1.0
 ENOUGH = 150  # answers that tell a throughput to 8% (Poisson), where the API is fast
 HEADROOM = 1.25
@@ -38,7 +40,9 @@ class AutoConcurrency:
     place in flight, and only if the last growth brought a fair part of the throughput it
     promised. An API that is saturated answers no faster for being crowded: then the step
     is taken back, and tried again after 10, 20 … 60 seconds. A latency limit would need a
-    level of "not crowded" to compare with, and that drifts.
+    level of "not crowded" to compare with, and that drifts. It begins with what the limit
+    needs of an API that answers in 25 ms, at least 8 and at most 32: the first seconds of a
+    large quota are as dear as the others.
 
     Args:
         maximum: the most requests in flight.
@@ -46,7 +50,7 @@ class AutoConcurrency:
     """
 
     def __init__(self, maximum: int, limit: float) -> None:
-        self.value = min(START, maximum)
+        self.value = min(max(FEW, math.ceil(limit * FAST)), MANY, maximum)
         self._maximum = maximum
         self._limit = limit
         self._latency = 0.0
@@ -84,7 +88,7 @@ class AutoConcurrency:
         return starved and now >= self._again_at and self._grow(throughput, now)
 
     def _grow(self, throughput: float, now: float) -> bool:
-        useful = math.ceil(self._limit * self._latency * HEADROOM) + START
+        useful = math.ceil(self._limit * self._latency * HEADROOM) + FEW
         value = min(self.value * 2, useful, self._maximum)
         if value <= self.value:
             return False
