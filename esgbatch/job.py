@@ -51,7 +51,7 @@ class Measured:
 class Job:
     """The job with everything it needs; `wiring.build_job` makes it.
 
-    `own(business_date, command)` holds the run against other hosts.
+    `own(business_date, command, until)` holds the run against other hosts; `until` is its deadline.
     """
 
     config: Config
@@ -65,7 +65,9 @@ class Job:
     listener: Listener
     clock: Clock
     stop: StopSignal
-    own: Callable[[date, str], AbstractContextManager[None]] = lambda _date, _command: nullcontext()
+    own: Callable[[date, str, float | None], AbstractContextManager[None]] = lambda _date, _command, _until: (
+        nullcontext()
+    )
     measured: Measured = field(default_factory=Measured)
 
     @contextmanager

@@ -37,8 +37,12 @@ owners = Table(
 
 
 @contextmanager
-def ownership(database: Database, business_date: date, command: str) -> Iterator[None]:
+def ownership(
+    database: Database, business_date: date, command: str, until: float | None = None
+) -> Iterator[None]:
     """Hold the run against every other host that shares the database; nothing to do on SQLite.
+
+    `until` is the deadline that binds it, for the watchdog of another host.
 
     Raises:
         RunHeld: another process holds it, or, from any later write, has taken it over.
@@ -46,7 +50,7 @@ def ownership(database: Database, business_date: date, command: str) -> Iterator
     if database.dialect != "postgresql":
         yield
         return
-    held = _Held(database, business_date, json.dumps(asdict(Owner.this_process(command))))
+    held = _Held(database, business_date, json.dumps(asdict(Owner.this_process(command, until))))
     try:
         database.fence = held.check
         yield

@@ -21,5 +21,5 @@ def hold(job: Job, business_date: date, command: str, deadline: Deadline) -> Ite
     with lease(job.config.job.state_dir, business_date, command, deadline.at) as died:
         if died is not None:
             job.listener.event("taken_over", previous=str(died))
-        with job.own(business_date, command):
+        with job.own(business_date, command, deadline.at):
             yield

@@ -150,6 +150,14 @@ def test_hosts_exclude_each_other(books: Books) -> None:
         others.outcomes.record(run, [success(1)])
 
 
+def test_another_host_knows_how_long_the_run_may_go_on(books: Books) -> None:
+    for until in (None, 1_795_600_800.5):
+        with ownership(books.database, DAY, "run", until):
+            owner = owner_of(books.database, DAY)
+        assert owner is not None
+        assert owner.until == until
+
+
 def test_two_dates_do_not_exclude_each_other(books: Books) -> None:
     with (
         Books(books.url) as others,

@@ -164,6 +164,10 @@ def test_a_run_on_another_host_is_not_ended_and_is_no_dead_one(tmp_path: Path) -
             assert verdict.well is well
             assert f"process {other.pid} on elsewhere" in verdict.text
             assert nine.names == ([] if well else [Name.DEADLINE_PASSED])
+        longer = replace(other, until=NINE + 3600)
+        late = Nine(tmp_path, NINE + 30, lambda: nullcontext((records, longer))).check()
+        assert "may be until 10:00" in late.text
+        assert "is left to go on" in late.advice
         died = Nine(tmp_path, NINE - 120, lambda: nullcontext((records, None)))
         assert "died at stage rating" in died.check().text
 
