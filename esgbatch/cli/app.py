@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import resource
 import signal
 import sys
@@ -24,9 +26,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Every active account of a firm, rated, in one encrypted file, before nine.",
 )
-for family in (setup.app, night.app, look.app, evidence.app, keep.app, watch.app, training.app):
+
+
+def _take_in(family: typer.Typer) -> None:
+    """Take its commands in, with their docstrings as help: lines flow, and brackets are no markup."""
+    groups = [group.typer_instance for group in family.registered_groups]
+    for each in (family, *filter(None, groups)):
+        for command in each.registered_commands:
+            paragraphs = inspect.getdoc(command.callback) or ""
+            command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", paragraphs).replace("[", r"\[")
     app.registered_commands += family.registered_commands
     app.registered_groups += family.registered_groups
+
+
+for each in (setup.app, night.app, look.app, evidence.app, keep.app, watch.app, training.app):
+    _take_in(each)
 
 
 def _version(wanted: bool) -> None:

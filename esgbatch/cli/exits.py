@@ -28,7 +28,19 @@ LATER = (0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 130, 143)
 LOOK = (0, 1, 2, 10, 17, 19)
 
 
-def epilog(codes: tuple[int, ...], success: str = MEANINGS[0]) -> str:
-    """The end of a command's help: its exit codes, a paragraph each so that no terminal width joins them."""
-    lines = [f"{code}: {success if code == 0 else MEANINGS[code]}" for code in codes]
-    return "Exit codes:\n\n" + "\n\n".join(lines)
+# What they mean where a command belongs to no run that could be resumed.
+BESIDE = {
+    10: "configuration or a secret is wrong: fix it",
+    15: "the keys or the file cannot be used: fix that",
+    16: "the SFTP server gave no key, or a wrong one: look at it",
+    17: "the checkpoint database cannot be used: fix it",
+    19: "there is nothing of that date or account: look at what was asked for",
+    130: "stopped by SIGINT: call it again",
+    143: "stopped by SIGTERM: call it again",
+}
+
+
+def epilog(codes: tuple[int, ...], success: str = "") -> str:
+    """The end of a command's help: its exit codes. Without `success` it is a command of the night."""
+    meanings = MEANINGS | BESIDE | {0: success} if success else MEANINGS
+    return "\n".join(("Exit codes:", "", *(f"{code}: {meanings[code]}" for code in codes)))

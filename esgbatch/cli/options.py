@@ -45,6 +45,18 @@ BusinessDate = Annotated[
         help="The business date (default: today in the job's zone).",
     ),
 ]
+RequiredDate = Annotated[
+    date, typer.Option("--date", metavar="YYYY-MM-DD", parser=parse_date, help="The business date.")
+]
+OnlyDate = Annotated[
+    date | None,
+    typer.Option(
+        "--date",
+        metavar="YYYY-MM-DD",
+        parser=parse_date,
+        help="Only this business date (default: every one).",
+    ),
+]
 DeadlineTime = Annotated[
     time | None,
     typer.Option(

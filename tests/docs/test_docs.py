@@ -76,6 +76,14 @@ def test_help_tells_the_exit_codes(command: str):
     assert {0, 1, 2} <= codes <= set(MEANINGS)
 
 
+def test_help_flows_and_brackets_are_no_markup():
+    told = help_of("purge")
+    assert "than [retention] says" in told
+    assert "the names and scores in the checkpoint" in told  # a line's end in the docstring
+    assert "[retention]" in help_of("")
+    assert "call it again" in told.partition("130: ")[2].splitlines()[0]  # there is nothing to resume
+
+
 def test_every_night_command_tells_every_code_it_can_end_with():
     for command in ("run", "resume", "rerun"):
         told = help_of(command)

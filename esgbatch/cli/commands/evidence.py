@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from esgbatch.cli import exits
-from esgbatch.cli.options import AsJson, BusinessDate, ConfigPath
+from esgbatch.cli.options import AsJson, ConfigPath, OnlyDate
 
 app = typer.Typer()
 trail = typer.Typer(
@@ -26,7 +26,7 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file
 
 @trail.command(epilog=exits.epilog((0, 1, 2, 10, 17, 19, 22), "shown"))
 def show(
-    date: BusinessDate = None,
+    date: OnlyDate = None,
     account: Annotated[
         str | None,
         typer.Option("--account", metavar="ID", help="All that is kept of this account: an access request."),
@@ -71,7 +71,7 @@ def verify(
 @trail.command(epilog=exits.epilog((0, 1, 2, 10, 15, 17, 19, 22), "written"))
 def export(
     output: Annotated[Path, typer.Option("--output", metavar="F", help="The zip file to write.")],
-    date: BusinessDate = None,
+    date: OnlyDate = None,
     since: Since = None,
     until: Until = None,
     force: Force = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from esgbatch.cli import exits
-from esgbatch.cli.options import BusinessDate, ConfigPath, DeadlineTime, parse_time, read_accounts
+from esgbatch.cli.options import BusinessDate, ConfigPath, DeadlineTime, RequiredDate, parse_time, read_accounts
 
 app = typer.Typer()
 
@@ -82,7 +82,7 @@ def deliver(date: BusinessDate = None, config: ConfigPath = None) -> None:
 
 @app.command(epilog=exits.epilog((0, 1, 2, 10, 11, 15, 16, 17, 18, 19, 22, 130, 143)))
 def approve(
-    date: BusinessDate,
+    date: RequiredDate,
     by: Annotated[str, typer.Option(metavar="WHO", help="Who releases it; goes into manifest and audit.")],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; goes into manifest and audit.")],
     deadline: DeadlineTime = None,
