@@ -153,6 +153,8 @@ class Outbox:
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             lock(descriptor, fcntl.LOCK_EX, LOCK_SECONDS)
+            for part in self._folder.glob("*.part"):  # of a process that was killed while it wrote
+                part.unlink(missing_ok=True)
             yield
         finally:
             os.close(descriptor)

@@ -50,6 +50,7 @@ class Rules:
         self._outage_told = False
         self._seen_well = False
         self._expiring: set[str] = set()
+        self._encryption = f"{self._scope} encryption"
 
     def event(self, name: str, fields: Mapping[str, object], now: float) -> Iterator[Change]:
         """What an event changes; `now` is in seconds since the epoch."""
@@ -66,6 +67,8 @@ class Rules:
             case "delivered":
                 yield self._failed_accounts(_count(fields.get("failed")), _count(fields.get("rows")))
                 yield self._partial(_count(fields.get("not_attempted")), _count(fields.get("rows")))
+            case "sealed":
+                yield Cleared((Name.EXPIRING,), self._encryption, "the file was encrypted after all")
             case "run_finished" | "already_delivered":
                 yield self._cleared(*ENDED_BY_DELIVERY, why="the file is delivered")
             case "run_failed":
@@ -199,11 +202,10 @@ class Rules:
         )
 
     def _unusable_key(self, error: str) -> Condition:
-        scope = f"{self._scope} encryption"
-        self._expiring.add(scope)
+        self._expiring.add(self._encryption)
         return Condition(
             Name.EXPIRING,
-            scope,
+            self._encryption,
             f"Tonight's file cannot be encrypted as things are: {error}",
             f"correct it while the accounts are rated, then `esgbatch resume --date {self._scope}`",
         )

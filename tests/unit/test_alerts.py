@@ -378,6 +378,23 @@ Alert:         esgbatch/test/2026-11-24/withheld
     assert "This comes late" in text(entry, CHICAGO, EPOCH + 4000)
 
 
+def test_a_key_that_could_be_used_after_all_is_taken_back_when_the_file_is_sealed(tmp_path: Path) -> None:
+    channel = FakeChannel()
+    with Watch(tmp_path, channel) as watch:
+        watch.listener.event("preflight_warning", error="The keyring file cannot be written.")
+        watch.listener.event("sealed", rows=10)
+    assert not list((tmp_path / "alerts").glob("*.json"))
+
+
+def test_what_a_killed_process_left_of_a_file_goes(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "alerts", "test", "host")
+    outbox.open(Condition(Name.WITHHELD, SCOPE, "", ""), EPOCH)
+    left = tmp_path / "alerts" / f"{SCOPE}.failed_accounts.json.part"
+    left.write_text("{")
+    outbox.owed("email")
+    assert not left.exists()
+
+
 def test_a_key_is_never_longer_than_a_pager_takes(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "alerts", "e" * 300, "host")
     outbox.open(Condition(Name.WITHHELD, SCOPE, "", ""), EPOCH)
