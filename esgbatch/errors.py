@@ -116,7 +116,10 @@ class RatingsError(BatchError):
 
 
 class CredentialsRefused(RatingsError):
-    default_advice = "correct the credentials under [ratings.auth], then `esgbatch resume --date {date}`"
+    default_advice = (
+        "correct the credentials under [ratings.auth], or have the API's owner let the job in again; "
+        "then `esgbatch resume --date {date}`"
+    )
 
 
 class OutageTooLong(RatingsError):

@@ -94,11 +94,12 @@ def open_state(config: Config) -> Path:
             f"The state folder {folder} cannot be made: {error.strerror}.",
             advice=f"`install -d -m 0700 -o $(id -un) {folder}`, or another job.state_dir",
         ) from None
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+    mine = status.st_uid == os.getuid()
+    if not mine or status.st_mode & 0o077:
         raise ConfigError(
             f"The state folder {folder} must belong to this user alone (mode 0700); it has mode "
             f"{status.st_mode & 0o7777:04o} and belongs to user {status.st_uid}.",
-            advice=f"`chmod 700 {folder}`, as its owner",
+            advice=f"`chmod 700 {folder}`" if mine else "call this as that user, with `sudo -u`",
         )
     return folder
 

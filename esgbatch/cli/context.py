@@ -120,7 +120,12 @@ def working_job(config: Config, business_date: date) -> Iterator[Job]:
     log: list[Listener] = []
     with _watched(Essentials.of(config), business_date, log) as watch:
         try:
-            logs.configure(config.logging, environment=config.job.environment, business_date=business_date)
+            logs.configure(
+                config.logging,
+                environment=config.job.environment,
+                business_date=business_date,
+                zone=config.zone,
+            )
             log.append(logs.LogListener())
             with (
                 _publisher(config, business_date) as publishers,
@@ -159,7 +164,7 @@ def caretaking_job(config: Config) -> Iterator[Job]:
     would be taken for news of tonight's run.
     """
     day = the_date(config, None)
-    logs.configure(config.logging, environment=config.job.environment, business_date=day)
+    logs.configure(config.logging, environment=config.job.environment, business_date=day, zone=config.zone)
     with people_listener(sys.stderr, config.zone, CLOCK) as people:
         job = build_job(config, Broadcast([logs.LogListener(), people]), CLOCK, StopSignal())
         with evidence.attempt(job, day):

@@ -48,7 +48,11 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from None
+        advice = f"let this user read it, `chgrp $(id -gn) {path}` does, or call this as the job's user"
+        raise ConfigError(
+            f"The configuration {path} cannot be read: {error.strerror}.",
+            advice=advice if isinstance(error, PermissionError) else None,
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {path} is no valid TOML: {error}.") from None
     problems = override(data, environment)

@@ -78,7 +78,7 @@ EVENTS: Mapping[str, Event] = {
     ),
     "sealed": Event("INFO", "the encrypted file is whole: {rows:,} rows, {plaintext_bytes:,} bytes of text"),
     "gate_withheld": Event(
-        "WARNING", "gate {gate} withholds the file: {figure:.2f}, allowed is {limit:g}", Stage.WITHHELD
+        "WARNING", 'the gate "{gate}" withholds the file: {figure:.2f}, allowed is {limit:g}', Stage.WITHHELD
     ),
     "delivery_started": Event("INFO", "bringing the file to the drop folder", Stage.DELIVERING),
     "delivery_step": Event("INFO", "delivery: {step}"),

@@ -13,8 +13,8 @@ import shlex
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
-from datetime import date
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeGuard
 
@@ -77,11 +77,13 @@ def configure(
     *,
     environment: str,
     business_date: date,
+    zone: tzinfo = UTC,
     stderr_level: Level = "WARNING",
 ) -> Path:
     """Send log lines to the date's file and, from `stderr_level` up, to stderr. Returns the file.
 
-    The date is the business date, so that a run over midnight has one file.
+    The date is the business date, so that a run over midnight has one file. Lines in the file
+    are in UTC; people read stderr, in `zone`, as all else that they see.
     A second call replaces the first one's sinks.
 
     Raises:
@@ -98,7 +100,7 @@ def configure(
         program=f"esgbatch {__version__}",
     )
     # loguru's `catch` would print the raw record, secrets included; `diagnose` shows variables.
-    for sink, least in ((file, settings.level), (_to_stderr, stderr_level)):
+    for sink, least in ((file, settings.level), (_to_stderr(zone), stderr_level)):
         logger.add(sink, level=least, format="{message}", backtrace=False, diagnose=False, catch=False)
     logging.getLogger().addHandler(_libraries)
     return path
@@ -225,10 +227,14 @@ class _LogFile:
         os.close(self._descriptor)
 
 
-def _to_stderr(message: Message) -> None:
-    record = message.record
-    if record["extra"].get("event") not in _NOT_ON_STDERR:
-        _tell(f"{_time(record)[11:19]}Z {record['level'].name.lower()}: {record['message']}")
+def _to_stderr(zone: tzinfo) -> Callable[[Message], None]:
+    def write(message: Message) -> None:
+        record = message.record
+        if record["extra"].get("event") not in _NOT_ON_STDERR:
+            at = record["time"].astimezone(zone)
+            _tell(f"{at:%H:%M:%S %Z} {record['level'].name.lower()}: {record['message']}")
+
+    return write
 
 
 def _tell(text: str) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from esgbatch.config.secrets import redact
 from esgbatch.model import Snapshot, Stage
-from esgbatch.observability.events import EVENTS, describe, plain
+from esgbatch.observability.events import EVENTS, describe, level, plain
 from esgbatch.observability.logs import LogListener
 from esgbatch.ports import Clock, Listener
 from esgbatch.untrusted import printable
@@ -83,8 +83,10 @@ class _View:
         self._note = ""
 
     def event(self, name: str, fields: dict[str, object]) -> bool:
-        """Take in an event; True when it began another stage."""
+        """Take in an event; True when it began another stage. Details of none are for the log only."""
         stage = EVENTS[name].stage if name in EVENTS else None
+        if stage is None and level(name) == "DEBUG":
+            return False
         changed = stage is not None and stage is not self.stage
         if changed:
             self.stage, self.snapshot = stage, None
@@ -200,7 +202,7 @@ class PlainProgress:
 
     def event(self, name: str, /, **fields: object) -> None:
         changed = self._view.event(name, fields)
-        if changed or self._view.snapshot is None:
+        if changed or (self._view.snapshot is None and self._view.facts):
             self._line(at_once=changed)
 
     def progress(self, snapshot: Snapshot) -> None:

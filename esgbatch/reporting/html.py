@@ -157,7 +157,8 @@ def _stages(night: Night) -> dict[str, Any]:
             at += seconds
         label = f"{each.command}, {each.started.astimezone(night.zone):%H:%M:%S}"
         bars.append({"label": label, "parts": parts})
-        code = "at work, or died" if each.exit_code is None else f"code {each.exit_code}"
+        unended = "at work, or died" if each is executions[-1] else "died"
+        code = unended if each.exit_code is None else f"code {each.exit_code}"
         rows.append([label, *(duration(each.stages[n]) if n in each.stages else "" for n in names), code])
     return {
         "stages": bars,

@@ -107,6 +107,8 @@ def next_step(summary: Summary) -> str:
         if set(tally.failed_by) & {Reason.UNAVAILABLE, Reason.NOT_ATTEMPTED, Reason.FORBIDDEN}:
             return f"When the ESG API is well, {again}."
         return f"Ask the ESG API's owner about the reasons below; after that, {again}."
+    if run.stage is Stage.DELIVERED and summary.delivered is not None and summary.delivered.partial:
+        return "Nothing; it was a trial with a few accounts, and that date's run is over with it."
     if run.stage is Stage.DELIVERED:
         return "Nothing; the file is in the drop folder."
     if run.stage is Stage.WITHHELD:

@@ -12,12 +12,13 @@ from rich.text import Text
 from esgbatch.reporting.history import Day
 from esgbatch.reporting.night import Night, Tone, bound, holds, lives, paces, tone
 from esgbatch.reporting.summary import next_step, verdict
-from esgbatch.reporting.text import duration, execution_line, moment, spelled
+from esgbatch.reporting.text import duration, execution_lines, moment, spelled, state
 from esgbatch.untrusted import printable
 
 STYLES = {Tone.GOOD: "green", Tone.MIXED: "yellow", Tone.OPEN: "cyan", Tone.BAD: "red"}
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDE = 120
+WIDEST = 160
 
 
 def report(night: Night, console: Console) -> None:
@@ -58,12 +59,12 @@ def report(night: Night, console: Console) -> None:
         console.print(Text(f"  sha256 {revision.sealed.encrypted.sha256}", "dim", overflow="fold"))
     if summary.executions:
         console.print(Text("\nWorked on by", "bold"))
-        for execution in summary.executions:
-            console.print(Text(printable(f"  {execution_line(execution, night.zone, run.business_date)}")))
+        for line in execution_lines(summary.executions, night.zone, run.business_date):
+            console.print(Text(printable(f"  {line}")))
 
 
 def history(days: Sequence[Day], console: Console) -> None:
-    """A line a day; a wide terminal shows more of each, and the curve of the nights at the end."""
+    """A line a day, the curve of the nights at the end; a wide terminal shows more, a wider one the means."""
     wide = console.width >= WIDE
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = [
@@ -76,7 +77,7 @@ def history(days: Sequence[Day], console: Console) -> None:
         "To spare",
         *(["Rev", "Requests", "p50", "p95"] * wide),
     ]
-    titles = list(days[-1].summary.run.columns) if wide else []
+    titles = list(days[-1].summary.run.columns) if console.width >= WIDEST else []
     for name in (*columns, *titles):
         table.add_column(
             name, justify="left" if name in ("Date", "State") else "right", no_wrap=name not in titles
@@ -85,7 +86,7 @@ def history(days: Sequence[Day], console: Console) -> None:
         run, tally = day.summary.run, day.tally
         cells: list[str | Text] = [
             run.business_date.isoformat(),
-            Text(str(run.stage), "green" if run.stage == "delivered" else "red"),
+            Text(state(day.summary), "green" if state(day.summary) == "delivered" else "red"),
             f"{tally.rows:,}",
             f"{tally.failed:,}",
             f"{tally.failed_percent:.2f}",

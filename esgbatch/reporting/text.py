@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
@@ -23,9 +24,7 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
     day = run.business_date
     yield f"ESG ratings of {run.business_date:%A, %d %B %Y}"
     yield verdict(summary)
-    yield from textwrap.wrap(
-        f"Next: {next_step(summary)}", 80, subsequent_indent=" " * 6, break_on_hyphens=False
-    )
+    yield from _wrapped(f"Next: {next_step(summary)}")
     yield ""
     yield _line("Listed by the account system", run.census.listed)
     if run.census.excluded:
@@ -56,8 +55,15 @@ def _lines(summary: Summary, zone: ZoneInfo) -> Iterator[str]:
     if summary.executions:
         yield ""
         yield "Worked on by"
-        for execution in summary.executions:
-            yield f"  {execution_line(execution, zone, day)}"
+        for line in execution_lines(summary.executions, zone, day):
+            yield f"  {line}"
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines of 80 columns. A command between backticks stays on one, so that it can be copied."""
+    held = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(held, 80, subsequent_indent=" " * 6, break_on_hyphens=False, break_long_words=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _line(label: str, count: int, remark: str = "") -> str:
@@ -69,11 +75,16 @@ def spelled(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counted.items() if count)
 
 
-def execution_line(execution: Execution, zone: ZoneInfo, day: date) -> str:
-    """Who worked on it when, how long, and how it ended."""
+def execution_lines(executions: Sequence[Execution], zone: ZoneInfo, day: date) -> Iterator[str]:
+    """Who worked on it when, how long, and how it ended; one that another has followed is surely over."""
+    for execution in executions:
+        yield _execution(execution, zone, day, "at work, or died" if execution is executions[-1] else "died")
+
+
+def _execution(execution: Execution, zone: ZoneInfo, day: date, without_end: str) -> str:
     start = f"{moment(execution.started, zone, day)}  {execution.command:<8}"
     if execution.ended is None or execution.exit_code is None:
-        return f"{start} at work, or died: process {execution.pid} on {execution.host}"
+        return f"{start} {without_end}: process {execution.pid} on {execution.host}"
     seconds = (execution.ended - execution.started).total_seconds()
     parts = [f"{start} {duration(seconds)}, code {execution.exit_code}"]
     if execution.attempts:
@@ -92,9 +103,15 @@ def table(summaries: Sequence[Summary]) -> str:
         tally, run = summary.tally, summary.run
         lines.append(
             f"{run.business_date.isoformat():<12}{tally.rows:>10,}{tally.failed:>9,}"
-            f"{tally.failed_percent:>8.2f}  {run.revision:>3}  {run.stage}"
+            f"{tally.failed_percent:>8.2f}  {run.revision:>3}  {state(summary)}"
         )
     return "\n".join(lines) + "\n"
+
+
+def state(summary: Summary) -> str:
+    """The stage, and whether what was delivered is only a part."""
+    partial = summary.delivered is not None and summary.delivered.partial
+    return f"{summary.run.stage}, partial" if partial else str(summary.run.stage)
 
 
 def duration(seconds: float) -> str:

@@ -28,13 +28,13 @@ def test_five_answers_make_a_configuration_that_doctor_can_check(tmp_path: Path)
                 "https://esg.firm.example/rating",  # without a place for the ID
                 "https://esg.firm.example/rating/{account_id}",
                 "https://login.firm.example/token",
-                str(tmp_path / "nothing.asc"),
+                str(ROOT / "README.md"),  # no key
                 str(desk.public_key),
                 "batch@sftp.firm.example:2222/drop/esg",
             ],
         )
         assert code == 0, shown
-        for told in ("an http(s) URL is needed", "it must hold {account_id}", "cannot be read"):
+        for told in ("an http(s) URL is needed", "it must hold {account_id}", "holds no"):
             assert told in shown
         blocks = " ".join(desk.fingerprint[at : at + 4] for at in range(0, 40, 4))
         assert blocks in shown
@@ -50,6 +50,14 @@ def test_five_answers_make_a_configuration_that_doctor_can_check(tmp_path: Path)
     code, shown = on_terminal(tmp_path, "init")
     assert code == 2
     assert "is already there" in shown
+
+
+def test_a_key_that_has_not_come_yet_does_not_hold_anybody_up(tmp_path: Path) -> None:
+    code, shown = on_terminal(tmp_path, "init", answers=["", "", "", str(tmp_path / "later.asc"), ""])
+    assert code == 0, shown
+    assert "later.asc is not there yet: enter its fingerprint when you have it" in " ".join(shown.split())
+    encryption = tomllib.loads((tmp_path / "esgbatch.toml").read_text())["encryption"]
+    assert encryption["recipients"] == [str(tmp_path / "later.asc")]
 
 
 def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_bar_on_a_real_terminal(screen: tuple[Tmux, int]) -> None:
 
     *warning, bar, below = terminal.look()
     assert " ".join(line.strip() for line in warning).endswith(
-        "Z warning: the ESG API is down: 20 accounts failed, none succeeded (HTTP 503)"
+        "UTC warning: the ESG API is down: 20 accounts failed, none succeeded (HTTP 503)"
     )
     assert bar.endswith("1,000,000/1,000,000 (100%)")
     assert below == facts[:columns].rstrip()

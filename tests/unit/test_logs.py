@@ -268,7 +268,7 @@ def test_stderr_has_short_warnings_for_people(file: Path, capfd: pytest.CaptureF
     captured = capfd.readouterr()
     assert captured.out == ""
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\dZ warning: the ESG API is down: 20 accounts failed, none succeeded \(HTTP 503\)\n",
+        r"\d\d:\d\d:\d\d UTC warning: the ESG API is down: 20 accounts failed, none succeeded \(HTTP 503\)\n",
         captured.err,
     )
     assert [(e["event"], e["level"]) for e in entries(file)] == [

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from esgbatch.model import Approval, Census, Reason, Stage, Summary, Tally
-from esgbatch.reporting.summary import as_dict, verdict
+from esgbatch.reporting.summary import as_dict, next_step, verdict
 from esgbatch.reporting.text import duration, render, table
 from tests.summaries import APPROVAL, EXECUTION, FIRST, NASTY, RUN, SECOND, SUMMARY, TALLY
 
@@ -70,6 +70,17 @@ def test_the_run_in_one_sentence(summary: Summary, sentence: str) -> None:
     assert verdict(summary) == sentence
 
 
+def test_a_trial_is_not_taken_for_the_whole_list() -> None:
+    trial = replace(
+        SUMMARY,
+        run=replace(RUN, stage=Stage.DELIVERED, revision=1),
+        tally=Tally(0, 0, 10),
+        revisions=(replace(FIRST, partial=True, delivered=FIRST.created),),
+    )
+    assert "it was a trial" in next_step(trial)
+    assert "delivered, partial" in table([trial])
+
+
 def test_an_old_revision_in_the_drop_folder_is_not_the_new_one() -> None:
     assert SUMMARY.delivered is SECOND
     assert replace(SUMMARY, revisions=(FIRST,)).delivered is None
@@ -124,6 +135,21 @@ def test_a_day_that_is_still_going() -> None:
     assert re.search(r"^Still to do +6$", text, re.MULTILINE)
     assert re.search(r"^Succeeded +3$", text, re.MULTILINE), "no percentage of a part"
     assert "run      at work, or died: process 4711 on batch1" in text
+
+
+def test_who_was_followed_by_another_is_surely_dead() -> None:
+    killed = replace(EXECUTION, ended=None, exit_code=None)
+    text = render(replace(OPEN, executions=(killed, EXECUTION)), CHICAGO)
+    assert "run      died: process 4711 on batch1" in text
+
+
+def test_a_command_stays_on_one_line_so_that_it_can_be_copied() -> None:
+    withheld = replace(OPEN, run=replace(OPEN.run, stage=Stage.WITHHELD))
+    lines = render(withheld, CHICAGO).splitlines()
+    day = OPEN.run.business_date
+    for command in (f"`esgbatch rerun --failed --date {day}`", f"`esgbatch approve --date {day} --by WHO"):
+        assert any(command in line for line in lines), lines
+    assert all(len(line) <= 80 for line in lines[:4])
 
 
 def test_an_execution_that_failed_says_why() -> None:

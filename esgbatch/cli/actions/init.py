@@ -29,7 +29,8 @@ def write(path: Path, *, force: bool) -> None:
             file.write(written.encode())
     except OSError as error:
         raise WrongUsage(f"{path} cannot be written: {error.strerror}.", advice="choose another PATH") from None
-    print(f"{path} is written. Fill in your servers, then: esgbatch doctor --config {path}")
+    print(f"{path} is written. Fill in what is left, and where the secrets are; then:")
+    print(f"  esgbatch doctor --config {path}")
 
 
 def _ask() -> Answers:
@@ -41,7 +42,9 @@ def _ask() -> Answers:
     key = _answer("4. The recipient's public key file", _key)
     drop = _answer("5. SFTP drop folder, like esgbatch@sftp.example/drop/esg", newconfig.drop)
     path, fingerprint = key or (None, None)
-    if fingerprint:
+    if path and not fingerprint:
+        print(f"\n{path} is not there yet: enter its fingerprint when you have it.", file=sys.stderr)
+    elif fingerprint:
         blocks = " ".join(fingerprint[at : at + 4] for at in range(0, 40, 4))
         print(f"\nThe key's fingerprint is {blocks}: ask its owner, by telephone.", file=sys.stderr)
     return Answers(accounts, ratings, token, path, fingerprint, drop)
@@ -63,6 +66,6 @@ def _token(text: str) -> str:
     return "" if text == "none" else newconfig.web_url(text)
 
 
-def _key(text: str) -> tuple[Path, str]:
+def _key(text: str) -> tuple[Path, str | None]:
     path = Path(text).expanduser().absolute()
-    return path, newconfig.fingerprint(path)
+    return path, newconfig.fingerprint(path) if path.exists() else None

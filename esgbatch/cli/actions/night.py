@@ -36,6 +36,8 @@ def run(
     elif dry_run:
         _dry_run(config, limit)
     else:
+        if given is not None and given > the_date(config, None):
+            tell(f"warning: {given} has not begun in {config.job.timezone}; its own run will find it done.")
         _rate(config, given, deadline, lambda job, day, until: night.run(job, day, limit=limit, deadline=until))
 
 

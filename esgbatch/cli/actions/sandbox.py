@@ -52,7 +52,7 @@ def stay(accounts: int, rate: float | None) -> None:
             "CONTROL": places.control_url,
             "DROP": places.sftp.folder,
             "MAILS": places.mail.folder,
-            "PAGER": places.pager.events,
+            "PAGES": places.pager.events,
             "LOGS": folder / "logs",
             "DESK": desk.home,
         }

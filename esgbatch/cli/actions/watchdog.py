@@ -40,7 +40,9 @@ def check(config_path: Path | None, given: date | None) -> None:
     day = given or today(CLOCK, essentials.zone)
     log: list[Listener] = []
     with suppress(ConfigError):  # where no log can be written, people are told all the same
-        logs.configure(essentials.logging, environment=essentials.job.environment, business_date=day)
+        logs.configure(
+            essentials.logging, environment=essentials.job.environment, business_date=day, zone=essentials.zone
+        )
         log.append(logs.LogListener())
     desk = open_desk(essentials, CLOCK, Broadcast(log))
     desk.begin()
