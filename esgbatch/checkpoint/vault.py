@@ -174,8 +174,7 @@ def rewrap(connection: Connection, known: Mapping[str, MasterKey], new: MasterKe
 def _find(known: Mapping[str, MasterKey], wanted: str) -> MasterKey:
     if wanted not in known:
         raise ConfigError(
-            f"The checkpoint's key is the wrong one: names and scores are locked with key {wanted}, and "
-            f"{_listed(known)}.",
+            f"The checkpoint's names and scores are locked with key {wanted}, and {_listed(known)}.",
             advice="bring back that key, as checkpoint.key, as checkpoint.previous_key or as its file in the "
             "keyring folder, then `esgbatch doctor`",
         )

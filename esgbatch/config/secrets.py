@@ -74,7 +74,10 @@ class Secret(BaseModel):
     def _read(self) -> str:
         if self.env is not None:
             if self.env not in os.environ:
-                raise ConfigError(f"The secret's environment variable {self.env} is not set.")
+                raise ConfigError(
+                    f"The secret's environment variable {self.env} is not set.",
+                    advice=f"set {self.env} where the job is started, or name a file, then `esgbatch doctor`",
+                )
             return os.environ[self.env]
         if self.file is not None:
             return read_private_text(self.file)

@@ -368,7 +368,7 @@ def connector(config: Dask) -> Any:
     except ImportError:
         raise ConfigError(
             'ratings.engine = "dask" needs dask.distributed, which is not installed.',
-            advice="`pip install 'esgbatch[dask]'` on this machine, the scheduler's and the workers'",
+            advice="install the extra `dask` here, on the scheduler's host and the workers' (docs/scaling.md)",
         ) from None
     # What it has to say comes through the events; its own lines may hold anything.
     logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)

@@ -91,7 +91,7 @@ def refuse_holds(config: Config, findings: Findings, account_ids: Sequence[str])
     held = config.retention.held_accounts.intersection(account_ids)
     if held:
         raise WrongUsage(
-            f"{len(held)} of the accounts are on legal hold: nothing was erased.",
+            f"Accounts on legal hold: {len(held)}. Nothing was erased.",
             advice="ask who ordered the hold; once it is lifted, take it out of retention.holds",
         )
     dates = config.retention.held_dates.intersection(findings.dates)

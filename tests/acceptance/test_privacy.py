@@ -115,7 +115,7 @@ def test_the_key_is_changed_and_the_wrong_one_is_told(desk: Desk):
     again = ("rerun", "--accounts", OTHER, "--date", RECENT)
     desk.call(*again)
     path.write_bytes(before)
-    assert "The checkpoint's key is the wrong one" in desk.call(*again, code=10)[1]
+    assert "The checkpoint's names and scores are locked with key" in desk.call(*again, code=10)[1]
     assert re.search(r"FAIL +checkpoint ", desk.call("doctor", code=20)[0])
     desk.call("status", "--date", RECENT)
     desk.call("report", "--date", RECENT)
@@ -242,7 +242,7 @@ def test_a_legal_hold_keeps_dates_and_accounts(desk: Desk):
     assert f"{OLDEST}, which is on legal hold" in desk.call(*erase, code=2)[1]
     desk.set(RETENTION__HOLDS=f'["account:{SUBJECT}"]')
     assert "an account on hold is in it" in desk.call("purge")[0]
-    assert "1 of the accounts are on legal hold" in desk.call(*erase, code=2)[1]
+    assert "Accounts on legal hold: 1." in desk.call(*erase, code=2)[1]
     desk.call("rerun", "--accounts", OTHER, "--date", OLDEST)
     desk.set(RETENTION__HOLDS='["24 November"]')
     assert "retention.holds" in desk.call("purge", code=10)[1]
@@ -333,4 +333,4 @@ def test_what_must_not_be_erased_or_said_is_refused(desk: Desk):
         desk.call("erase", "--accounts", SUBJECT, "--reason", REASON, code=11)
     assert clear_text(kept(desk.state), SUBJECT)
     _, err = desk.call("erase", "--accounts", "A-NOBODY", "--reason", REASON)
-    assert "1 of the accounts are in no run" in err
+    assert "Of the accounts, 1 in no run" in err

@@ -439,6 +439,8 @@ def test_the_file_is_looked_for_in_the_documented_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # The machine may have a configuration of its own.
+    monkeypatch.setattr("esgbatch.config.load.DEFAULT_PATHS", (Path("esgbatch.toml"), tmp_path / "nowhere"))
     named, explicit = Path("/named.toml"), Path("/explicit.toml")
     with pytest.raises(ConfigError, match="no configuration file") as raised:
         find(None, {})

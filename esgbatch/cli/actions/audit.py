@@ -128,6 +128,8 @@ def ingest(config_path: Path | None, files: Sequence[Path], zone: str | None) ->
         f"{found.lines:,} lines read: {len(found.accesses):,} times a delivered file was touched by others, "
         f"{done.new:,} of them new to the trail; {found.own:,} times by this job."
     )
+    if found.lines and not found.accesses and not found.own:
+        tell("no line tells of a delivered file: is it the SFTP server's log, which has to be at -l INFO?")
     if found.unreadable:
         tell(f"{found.unreadable:,} lines are torn and were left out; read the log again where it is whole.")
     if found.growing:
