@@ -165,8 +165,8 @@ class _Sender:
                         return False
                     self._outbox.took(entry, self._channel.name, self._names, self._clock.time())
         except OSError as error:
-            self._tell_trouble(error.strerror or type(error).__name__, "")
             if not self.loose:
+                self._tell_trouble(error.strerror or type(error).__name__, "")
                 return False
         while self.loose:
             if not self._send(self.loose[0]):

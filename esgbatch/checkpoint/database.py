@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import make_url
@@ -18,6 +19,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from esgbatch.checkpoint import migration, postgresql, tables, views
 from esgbatch.checkpoint.vault import MasterKeys, NoKeys, Vault
 from esgbatch.errors import CheckpointError, ConfigError, NothingToDo
+
+if TYPE_CHECKING:
+    from sqlalchemy import CursorResult, Insert, Update
 
 BUSY_SECONDS = 60
 CREATING = 0x45534742  # PostgreSQL's number of the lock under which tables are made
@@ -274,6 +278,22 @@ def translated() -> Iterator[None]:
         if isinstance(error, DBAPIError) and not isinstance(cause, sqlite3.Error) and postgresql.is_lost(error):
             raise postgresql.ConnectionLost(told) from None
         raise CheckpointError(told) from None
+
+
+def execute_many(
+    connection: Connection, statement: Insert | Update, rows: Sequence[Mapping[str, object]]
+) -> CursorResult[Any]:
+    """Execute a statement once a row; all rows have the same keys.
+
+    Core takes every value of every row through Python on its way to the driver, which costs more
+    than SQLite needs for the row. There the compiled statement goes to the driver as it is, so
+    values must be what sqlite3 takes by itself: exactly int, float, str, bytes or None.
+    """
+    if connection.dialect.name != "sqlite":
+        return connection.execute(statement, rows)
+    compiled = statement.compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    values = itemgetter(*(compiled.positiontup or ()))
+    return connection.exec_driver_sql(str(compiled), [values(row) for row in rows])
 
 
 def describe(url: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from esgbatch.checkpoint.database import batched
+from esgbatch.checkpoint.database import batched, execute_many
 from esgbatch.checkpoint.tables import accounts
 from esgbatch.checkpoint.vault import RunCipher
 from esgbatch.model import Census, Listing, Run, State
@@ -74,7 +74,8 @@ class Enrolment:
     def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> set[int]:
         """Insert those with a new ID; return their positions."""
         insert = _dialect_insert(connection)(accounts).on_conflict_do_nothing()
-        result = connection.execute(
+        result = execute_many(
+            connection,
             insert,
             [
                 {
@@ -82,7 +83,7 @@ class Enrolment:
                     "position": position,
                     "account_id": account_id,
                     "name": self._cipher.seal_name(position, account_id, name),
-                    "state": State.PENDING,
+                    "state": State.PENDING.value,
                     "attempts": 0,
                 }
                 for position, account_id, name in usable

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Select, bindparam, case, func, select, update
 
-from esgbatch.checkpoint.database import Database, steadfast
+from esgbatch.checkpoint.database import Database, execute_many, steadfast
 from esgbatch.checkpoint.privacy import count
 from esgbatch.checkpoint.tables import accounts
 from esgbatch.checkpoint.vault import RunCipher
@@ -46,17 +46,18 @@ class SqlOutcomes:
             return
         with self._database.writing() as connection:
             cipher = self._database.vault.cipher(connection, run.number)
-            connection.execute(
+            execute_many(
+                connection,
                 _RECORD,
                 [
                     {
                         "at_run": run.number,
                         "at_position": outcome.position,
-                        "new_state": outcome.state,
+                        "new_state": outcome.state.value,
                         "new_scores": cipher.seal_scores(outcome.position, ",".join(map(str, outcome.scores)))
                         if outcome.scores
                         else None,
-                        "new_reason": outcome.reason,
+                        "new_reason": outcome.reason.value if outcome.reason else None,
                         "new_http_status": outcome.http_status,
                         "more_attempts": outcome.attempts,
                         "new_first_attempt": outcome.first_attempt,

@@ -62,7 +62,9 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
         problems += _mistakes(error)
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"The configuration {path} has {len(problems)} mistake(s):\n{listed}")
+        names = ", ".join(_overriding(environment))
+        also = f", with {names} of the environment," if names else ""
+        raise ConfigError(f"The configuration {path}{also} has {len(problems)} mistake(s):\n{listed}")
     return config
 
 
@@ -90,12 +92,15 @@ def _dotted(location: Sequence[int | str]) -> str:
 _UNIONS = ("auth", "concurrency", "url")
 
 
+def _overriding(environment: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in environment if name.startswith(PREFIX) and name != PATH_VARIABLE)
+
+
 def override(data: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
     """Merge `ESGBATCH_SECTION__KEY` variables; an unknown one fails validation like an unknown key."""
     problems = []
-    for variable, text in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or variable == PATH_VARIABLE:
-            continue
+    for variable in _overriding(environment):
+        text = environment[variable]
         *parents, key = variable.removeprefix(PREFIX).lower().split("__")
         table: Any = data
         for parent in parents:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from esgbatch.errors import ExitCode
 from esgbatch.manifest import rfc3339
 from esgbatch.model import Execution, Reason, Revision, Stage, Summary
 
@@ -94,8 +95,14 @@ def verdict(summary: Summary) -> str:
         Stage.LISTING: "The account list has not been read yet.",
         Stage.RATING: f"{tally.done:,} of {tally.rows:,} accounts are done; the file is not made yet.",
         Stage.SEALING: "Every account is done; the file is not made yet.",
-        Stage.WITHHELD: "A quality gate withholds the file.",
+        Stage.WITHHELD: _withheld(summary),
     }.get(run.stage, f"Revision {run.revision} is sealed, but not delivered.")
+
+
+def _withheld(summary: Summary) -> str:
+    """In the words of the command that found it, which name the gate and its figures."""
+    told = (each.error for each in reversed(summary.executions) if each.exit_code == ExitCode.WITHHELD)
+    return next(filter(None, told), "A quality gate withholds the file.")
 
 
 def next_step(summary: Summary) -> str:

@@ -184,7 +184,7 @@ def test_a_withheld_file_is_shown_with_its_scores_and_what_to_do(small: TestFirm
     small.server.switch(accounts=FAILING)
     small.run("run", code=14)
     out = small.run("report", "--format", "html").out
-    for told in ("Not delivered", "A quality gate withholds the file.", f"approve --date {DAY}", "A-000003"):
+    for told in ("Not delivered", "The file is withheld: ", f"approve --date {DAY}", "A-000003"):
         assert told in out
     assert "Distribution of Overall ESG Score" in out
     assert "Not delivered" in small.run("report", "--days", "3", "--format", "html").out

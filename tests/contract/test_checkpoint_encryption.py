@@ -118,7 +118,7 @@ def test_the_wrong_key_is_told_before_anything_is_made(books: Books) -> None:
             lambda: others.runs.reopen(run, ["A-1"]),
             lambda: others.create(DAY.replace(day=25)),
         ):
-            with pytest.raises(ConfigError, match="wrong one") as raised:
+            with pytest.raises(ConfigError, match="are locked with key") as raised:
                 attempt()
             assert books.keys.known().keys() <= set(str(raised.value).replace(",", "").split())
         assert others.runs.find(DAY.replace(day=25)) is None
@@ -169,7 +169,7 @@ def test_a_key_file_is_rotated(checkpoint_url: str, tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == [FILE_NAME]
     held.close()
     path.write_bytes(before)
-    with pytest.raises(ConfigError, match="wrong one"):
+    with pytest.raises(ConfigError, match="are locked with key"):
         reread(checkpoint_url, keys)
 
 
@@ -210,7 +210,7 @@ def test_from_the_key_file_to_a_configured_key_and_to_the_next(
     assert turn(checkpoint_url, keys) == 1
     assert list(tmp_path.glob("checkpoint.key*")) == []
     assert reread(checkpoint_url, keys) == [row]
-    with pytest.raises(ConfigError, match="wrong one"):
+    with pytest.raises(ConfigError, match="are locked with key"):
         reread(checkpoint_url, ConfiguredKeys(second, None, tmp_path))
     later = ConfiguredKeys(second, first, tmp_path)
     assert reread(checkpoint_url, later) == [row]

@@ -386,6 +386,17 @@ def test_a_key_that_could_be_used_after_all_is_taken_back_when_the_file_is_seale
     assert not list((tmp_path / "alerts").glob("*.json"))
 
 
+def test_where_nothing_can_be_kept_what_was_taken_is_not_called_refused(tmp_path: Path) -> None:
+    (tmp_path / "alerts").write_text("no folder")
+    channel = FakeChannel()
+    with Watch(tmp_path, channel) as watch:
+        watch.end(AccountSystemError("down"))
+    assert channel.told == [("job_failed", False)]
+    names = [name for name, _ in watch.log.events]
+    assert "alert_outbox_failed" in names
+    assert "alert_not_sent" not in names
+
+
 def test_what_a_killed_process_left_of_a_file_goes(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "alerts", "test", "host")
     outbox.open(Condition(Name.WITHHELD, SCOPE, "", ""), EPOCH)

@@ -47,7 +47,9 @@ def problems(path: Path, text: str = VALID, environment: Mapping[str, str] | Non
     with pytest.raises(ConfigError) as raised:
         read(path, text, environment)
     first, *rest = str(raised.value).splitlines()
-    assert first == f"The configuration {path} has {len(rest)} mistake(s):"
+    assert first.startswith(f"The configuration {path}")
+    assert first.endswith(f" has {len(rest)} mistake(s):")
+    assert (" of the environment," in first) == any(name.startswith("ESGBATCH_") for name in environment or {})
     assert "S3cret" not in str(raised.value)
     return [line.removeprefix("  ") for line in rest]
 
@@ -433,6 +435,12 @@ def test_a_list_in_a_variable_is_written_as_in_the_file(path: Path, value: str) 
 
 
 # --- where it lies, and what it is ------------------------------------------------------------
+
+
+def test_a_mistake_in_the_environment_is_not_blamed_on_the_file_alone(path: Path) -> None:
+    path.write_text(VALID)
+    with pytest.raises(ConfigError, match=r"with ESGBATCH_FOO__BAR of the environment, has 1 mistake"):
+        load(path, {"ESGBATCH_FOO__BAR": "1"})
 
 
 def test_the_file_is_looked_for_in_the_documented_order(

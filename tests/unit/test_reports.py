@@ -51,6 +51,13 @@ def assert_printable(text: str) -> None:
         ),
         (at(Stage.SEALING), "Every account is done; the file is not made yet."),
         (at(Stage.WITHHELD), "A quality gate withholds the file."),
+        (
+            replace(
+                at(Stage.WITHHELD),
+                executions=(replace(EXECUTION, exit_code=14, error="The file is withheld: 1 of 9 failed."),),
+            ),
+            "The file is withheld: 1 of 9 failed.",
+        ),
         (at(Stage.DELIVERING), "Revision 1 is sealed, but not delivered."),
         (
             replace(
