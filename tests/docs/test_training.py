@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text()
 BIN = Path(sys.executable).parent
-LABS = re.findall(r"^## (Lab \d+).*?$(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
+LABS = re.findall(r"^## (Lab \d+|The end).*?$(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def classroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
         process.communicate(timeout=30)
 
 
-def test_there_are_seven_labs() -> None:
-    assert [name for name, _ in LABS] == [f"Lab {number}" for number in range(1, 8)]
+def test_there_are_seven_labs_and_an_end() -> None:
+    assert [name for name, _ in LABS] == [*(f"Lab {number}" for number in range(1, 8)), "The end"]
 
 
 @pytest.mark.parametrize(("name", "text"), LABS, ids=[name for name, _ in LABS])
