@@ -181,7 +181,8 @@ def check(job: Job, run: Run) -> quality.Distribution:
     tally = job.records.outcomes.tally(run)
     quality.reconcile(run.census, tally)
     low, high = map(float, job.config.ratings.score_range)
-    scores = quality.describe(job.records.outcomes.rows(run, named=False), len(run.columns), low, high)
+    scored = (scores for _, scores in job.records.outcomes.scored(run))
+    scores = quality.describe(scored, len(run.columns), low, high)
     before = None if _is_partial(run, tally) else job.records.ledger.last_delivered_before(run)
     found = quality.findings(
         tally,

@@ -149,8 +149,11 @@ class Outcomes(Protocol):
 
     def tally(self, run: Run) -> Tally: ...
 
-    def rows(self, run: Run, *, named: bool = True) -> Iterator[Row]:
-        """The rows of the file, in order, streamed; without names where they are not needed."""
+    def rows(self, run: Run) -> Iterator[Row]:
+        """The rows of the file, in order, streamed."""
+
+    def scored(self, run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """ID and scores of each account that has them, in order, streamed."""
 
     def failures(self, run: Run) -> Iterator[Failure]:
         """The failed accounts, in order, streamed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from esgbatch.config.model import Quality
-from esgbatch.model import Census, Histogram, Reason, Revision, Row, Tally
+from esgbatch.model import Census, Histogram, Reason, Revision, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +42,46 @@ class Comparison:
 
 
 STEPS = 20
+PAGE = 1000
+MOST_TEXTS = 100_000  # of a range so wide that hardly two scores are the same
 
 
-def describe(rows: Iterable[Row], columns: int, low: float, high: float) -> Distribution:
-    """Each score column's mean and histogram over the accounts that have scores from `low` to `high`."""
-    totals, count = [0.0] * columns, 0
-    counts = [[0] * (STEPS + 1) for _ in range(columns)]
-    scale = STEPS / (high - low)
-    for row in rows:
-        if row.scores is not None:
-            count += 1
-            for column, text in enumerate(row.scores):
-                score = float(text)
-                totals[column] += score
-                # One from outside was rated when the range was another one.
-                counts[column][min(max(int((score - low) * scale), 0), STEPS)] += 1
-    for each in counts:
-        highest = each.pop()  # it belongs to the last step
-        each[-1] += highest
+class _Column:
+    """One column's scores. Hundreds of accounts share a score of two decimals, so texts are counted first."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.count, self.total, self.steps = 0, 0.0, [0] * STEPS
+        self._low, self._scale = low, STEPS / (high - low)
+        self._texts: Counter[str] = Counter()
+
+    def add(self, texts: Sequence[str]) -> None:
+        self.count += len(texts)
+        self._texts.update(texts)
+        if len(self._texts) > MOST_TEXTS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Make figures of what was counted."""
+        for text, number in self._texts.items():
+            score = float(text)
+            self.total += score * number
+            # The highest score belongs to the last step; one from outside was rated with another range.
+            self.steps[min(max(int((score - self._low) * self._scale), 0), STEPS - 1)] += number
+        self._texts.clear()
+
+
+def describe(scored: Iterable[tuple[str, ...]], columns: int, low: float, high: float) -> Distribution:
+    """Each score column's mean and histogram, of scores from `low` to `high` as they stand in the file."""
+    found = [_Column(low, high) for _ in range(columns)]
+    scored = iter(scored)
+    while page := list(islice(scored, PAGE)):
+        for column, texts in zip(found, zip(*page, strict=True), strict=True):
+            column.add(texts)
+    for column in found:
+        column.settle()
     return Distribution(
-        tuple(total / count if count else None for total in totals),
-        tuple(Histogram(low, high, tuple(each)) for each in counts),
+        tuple(column.total / column.count if column.count else None for column in found),
+        tuple(Histogram(low, high, tuple(column.steps)) for column in found),
     )
 
 

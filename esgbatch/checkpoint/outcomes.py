@@ -89,16 +89,21 @@ class SqlOutcomes:
         with self._database.reading() as connection:
             return count(connection, run)
 
-    def rows(self, run: Run, *, named: bool = True) -> Iterator[Row]:
-        """Every row of the file, in order; memory does not grow with their number.
-
-        A name costs as much to open as the scores: who counts only these goes without.
-        """
+    def rows(self, run: Run) -> Iterator[Row]:
+        """Every row of the file, in order; memory does not grow with their number."""
         with self._database.reading() as connection:
             cipher = self._database.vault.cipher(connection, run.number)
         columns = (accounts.c.position, accounts.c.account_id, accounts.c.name, accounts.c.scores)
         for row in self._pages(run, columns):
-            yield _row(cipher, *row, named=named)
+            yield _row(cipher, *row)
+
+    def scored(self, run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """ID and scores of each account that has them, in order; no name is opened for it."""
+        with self._database.reading() as connection:
+            cipher = self._database.vault.cipher(connection, run.number)
+        columns = (accounts.c.position, accounts.c.account_id, accounts.c.scores)
+        for position, account_id, scores in self._pages(run, columns, State.SUCCEEDED):
+            yield account_id, _scores(cipher, position, scores)
 
     def held(self, run: Run, account_id: str) -> Held | None:
         """All that is kept of one account; None where it is not in the run."""
@@ -157,20 +162,16 @@ class SqlOutcomes:
             return connection.execute(statement, {"after": after}).all()
 
 
-def _row(
-    cipher: RunCipher,
-    position: int,
-    account_id: str,
-    name: bytes,
-    scores: bytes | None,
-    *,
-    named: bool = True,
-) -> Row:
+def _row(cipher: RunCipher, position: int, account_id: str, name: bytes, scores: bytes | None) -> Row:
     return Row(
         account_id,
-        cipher.open_name(position, account_id, name) if named else "",
-        None if scores is None else tuple(cipher.open_scores(position, scores).split(",")),
+        cipher.open_name(position, account_id, name),
+        None if scores is None else _scores(cipher, position, scores),
     )
+
+
+def _scores(cipher: RunCipher, position: int, scores: bytes) -> tuple[str, ...]:
+    return tuple(cipher.open_scores(position, scores).split(","))
 
 
 _RECORD = (

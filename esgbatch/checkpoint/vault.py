@@ -25,6 +25,7 @@ from esgbatch.errors import CheckpointError, ConfigError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+_UNREADABLE = (InvalidTag, ValueError, TypeError)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,7 +43,10 @@ class MasterKey:
 
     def unwrap(self, run: int, wrapped: bytes) -> bytes:
         """Raises CheckpointError: it was changed, or is another run's."""
-        return _open(AESGCM(self.key), wrapped, b"run key/%d" % run, f"The key of run {run}")
+        try:
+            return _open(AESGCM(self.key), wrapped, b"run key/%d" % run)
+        except _UNREADABLE:
+            raise _changed(f"The key of run {run}") from None
 
 
 class MasterKeys(Protocol):
@@ -81,16 +85,20 @@ class RunCipher:
 
     def open_name(self, position: int, account_id: str, sealed: bytes) -> str:
         """Raises CheckpointError: it is not the name that was written here, for this account."""
-        where = f"The name at position {position} of run {self._run}"
-        return _open(self._cipher, sealed, self._name_of(position, account_id), where).decode()
+        try:
+            return _open(self._cipher, sealed, self._name_of(position, account_id)).decode()
+        except _UNREADABLE:
+            raise _changed(f"The name at position {position} of run {self._run}") from None
 
     def seal_scores(self, position: int, scores: str) -> bytes:
         return _seal(self._cipher, scores.encode(), self._scores_of(position))
 
     def open_scores(self, position: int, sealed: bytes) -> str:
         """Raises CheckpointError: they are not the scores that were written here."""
-        where = f"The scores at position {position} of run {self._run}"
-        return _open(self._cipher, sealed, self._scores_of(position), where).decode()
+        try:
+            return _open(self._cipher, sealed, self._scores_of(position)).decode()
+        except _UNREADABLE:
+            raise _changed(f"The scores at position {position} of run {self._run}") from None
 
     def _name_of(self, position: int, account_id: str) -> bytes:
         return b"%d/name/%d/%s" % (self._run, position, account_id.encode())
@@ -191,11 +199,13 @@ def _seal(cipher: AESGCM, plain: bytes, what: bytes) -> bytes:
     return nonce + cipher.encrypt(nonce, plain, what)
 
 
-def _open(cipher: AESGCM, sealed: bytes, what: bytes, where: str) -> bytes:
-    try:
-        return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], what)
-    except (InvalidTag, ValueError, TypeError):
-        raise CheckpointError(
-            f"{where} in the checkpoint is not what was written there: somebody has changed or moved it.",
-            advice="restore the checkpoint from a backup, and tell those who answer for security",
-        ) from None
+def _open(cipher: AESGCM, sealed: bytes, what: bytes) -> bytes:
+    """Raises `_UNREADABLE`; the caller says of what, since only then the words are needed."""
+    return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], what)
+
+
+def _changed(where: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where} in the checkpoint is not what was written there: somebody has changed or moved it.",
+        advice="restore the checkpoint from a backup, and tell those who answer for security",
+    )

@@ -222,9 +222,7 @@ class _Backlog:
         return page
 
     def known_good(self) -> str | None:
-        rated = (
-            row.account_id for row in self._outcomes.rows(self._run, named=False) if row.scores is not None
-        )
+        rated = (account_id for account_id, _ in self._outcomes.scored(self._run))
         answered = (each.account_id for each in self._outcomes.failures(self._run) if each.reason in ANSWERED)
         return next(itertools.chain(rated, answered), None)
 

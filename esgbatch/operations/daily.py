@@ -54,8 +54,8 @@ def _scores(records: Records, config: Config, summary: Summary) -> quality.Distr
     if last is not None and (last.number == run.revision or run.purged):
         return quality.Distribution(last.means, last.histograms)
     low, high = map(float, config.ratings.score_range)
-    rows = () if run.purged else records.outcomes.rows(run, named=False)
-    return quality.describe(rows, len(run.columns), low, high)
+    scored = () if run.purged else records.outcomes.scored(run)
+    return quality.describe((scores for _, scores in scored), len(run.columns), low, high)
 
 
 def history(records: Records, config: Config, until: date, days: int) -> list[Day]:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esgbatch.config.model import Quality
-from esgbatch.model import Census, Reason, Row, Tally
-from esgbatch.quality import STEPS, Comparison, describe, findings, reconcile, require_rows
+from esgbatch.model import Census, Reason, Tally
+from esgbatch.quality import MOST_TEXTS, PAGE, STEPS, Comparison, describe, findings, reconcile, require_rows
 from tests.summaries import FIRST
 
 COLUMNS = ("Environmental Score", "Social Score")
@@ -28,12 +28,12 @@ def gates(
     return [finding.gate for finding in findings(tally, Comparison(tally.rows, today), before, limits, COLUMNS)]
 
 
-def means(rows: list[Row]) -> tuple[float | None, ...]:
+def means(rows: list[tuple[str, ...]]) -> tuple[float | None, ...]:
     return describe(rows, 2, 0.0, 100.0).means
 
 
-def rated(*scores: str) -> Row:
-    return Row("A", "N", scores)
+def rated(*scores: str) -> tuple[str, ...]:
+    return scores
 
 
 # --- failed accounts --------------------------------------------------------------------------
@@ -159,17 +159,30 @@ def test_a_revision_is_compared_by_its_rows_and_means() -> None:
 
 
 def test_means_are_over_the_accounts_that_have_scores() -> None:
-    rows = [rated("10.00", "-1.00"), Row("B", "N", None), rated("20.00", "2.00"), rated("30.00", "2.00")]
+    rows = [rated("10.00", "-1.00"), rated("20.00", "2.00"), rated("30.00", "2.00")]
     assert means(rows) == (20.0, 1.0)
+
+
+@pytest.mark.parametrize("accounts", [1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE])
+@pytest.mark.parametrize("most", [10, MOST_TEXTS])
+def test_figures_are_the_same_however_many_are_counted_at_once(
+    accounts: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esgbatch.quality.MOST_TEXTS", most)
+    scores = [n % 101 for n in range(accounts)]
+    found = describe([rated(f"{n}.00", f"{100 - n}.00") for n in scores], 2, 0.0, 100.0)
+    assert found.means == pytest.approx((sum(scores) / accounts, 100 - sum(scores) / accounts))
+    assert found.histograms[0].counts == tuple(
+        sum(min(n // 5, STEPS - 1) == step for n in scores) for step in range(STEPS)
+    )
 
 
 def test_there_is_no_mean_of_nothing() -> None:
     assert means([]) == (None, None)
-    assert means([Row("A", "N", None)]) == (None, None)
 
 
 def test_histograms_count_every_score_once_and_both_ends_belong_to_them() -> None:
-    rows = [rated("0.00", "-1.00"), rated("4.99", "100.00"), rated("5.00", "100.01"), Row("B", "N", None)]
+    rows = [rated("0.00", "-1.00"), rated("4.99", "100.00"), rated("5.00", "100.01")]
     first, second = describe(rows, 2, 0.0, 100.0).histograms
     assert (first.low, first.high, len(first.counts)) == (0.0, 100.0, STEPS)
     assert first.counts[:2] == (2, 1)
