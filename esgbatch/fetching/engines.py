@@ -6,6 +6,7 @@ import queue
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from esgbatch.model import Answer, Work
 from esgbatch.ports import RatingProvider
@@ -43,27 +44,35 @@ class Mailbox:
 
 
 class ThreadEngine:
-    """A `ThreadPoolExecutor` whose workers each make one attempt at a time and never sleep.
+    """A `ThreadPoolExecutor` whose workers each make one attempt after the other and never sleep.
 
-    The dispatcher bounds what is in flight, so the pool starts a thread only when all
-    others are busy, and its queue stays short.
+    A worker stays in one call of the pool for the whole night: a future for each attempt would
+    cost a tenth of what the attempt does. The dispatcher bounds what is in flight, so there is
+    a worker more only when there is more to do than there are workers.
     """
 
     def __init__(self, provider: RatingProvider, threads: int) -> None:
         self._provider = provider
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="rating")
+        self._most = threads
+        self._workers = 0
+        self._waiting: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._done = Mailbox()
         self._in_flight = 0
 
     def submit(self, work: Work) -> None:
         self._in_flight += 1
-        self._executor.submit(self._attempt, work)
+        self._waiting.put(work)
+        if self._workers < min(self._in_flight, self._most):
+            self._workers += 1
+            self._executor.submit(self._work)
 
-    def _attempt(self, work: Work) -> None:
-        try:
-            self._done.put((work, self._provider.rate(work.account_id)))
-        except BaseException as error:  # noqa: BLE001 - a bug must reach the dispatcher's thread, not die here
-            self._done.put((work, error))
+    def _work(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            try:
+                self._done.put((work, self._provider.rate(work.account_id)))
+            except BaseException as error:  # noqa: BLE001 - a bug must reach the dispatcher's thread, not die here
+                self._done.put((work, error))
 
     def collect(self, timeout: float) -> Sequence[tuple[Work, Answer]]:
         answers = self._done.collect(timeout)
@@ -74,7 +83,13 @@ class ThreadEngine:
         self._done.put(None)
 
     def close(self, grace: float) -> Sequence[tuple[Work, Answer]]:
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        with suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+                self._in_flight -= 1
+        for _ in range(self._workers):
+            self._waiting.put(None)
+        self._executor.shutdown(wait=False)
         self._provider.abort()
         answers: list[tuple[Work, Answer]] = []
         until = time.monotonic() + grace
