@@ -92,7 +92,7 @@ def open_state(config: Config) -> Path:
     except OSError as error:
         raise ConfigError(
             f"The state folder {folder} cannot be made: {error.strerror}.",
-            advice=f"`install -d -m 0700 -o $(id -un) {folder}`, or another job.state_dir",
+            advice=f"`install -d -m 0700 -o $(id -un) {folder}`, or another job.state_dir, then `esgbatch run`",
         ) from None
     mine = status.st_uid == os.getuid()
     if not mine or status.st_mode & 0o077:
@@ -110,7 +110,19 @@ def open_audit(state_dir: Path) -> AuditTrail:
 
 
 def keyring(state_dir: Path) -> Path:
-    return private_folder(state_dir / "keyring")
+    """The folder of the keys that the job works with.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    folder = state_dir / "keyring"
+    try:
+        return private_folder(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"The keyring folder {folder} cannot be made: {error.strerror}.",
+            advice="look at the disk, then `esgbatch run`",
+        ) from None
 
 
 def open_checkpoint(config: Config | Essentials, *, create: bool = True) -> Database:

@@ -160,6 +160,19 @@ def test_a_state_folder_that_others_can_read(few: TestFirm):
     clear(few.run("run", code=10), "chmod 700")
 
 
+def test_a_state_folder_that_cannot_be_made(few: TestFirm):
+    few.environment["ESGBATCH_JOB__STATE_DIR"] = "/proc/nobody/state"
+    clear(few.run("run", code=10), "cannot be made", "`esgbatch run`")
+
+
+def test_a_keyring_folder_that_cannot_be_made(few: TestFirm):
+    few.state.mkdir(mode=0o700)
+    (few.state / "keyring").touch()
+    clear(few.run("run", code=10), "keyring folder")
+    (few.state / "keyring").unlink()
+    completes(few, "run")
+
+
 def test_no_active_accounts_is_never_an_empty_file(few: TestFirm):
     few.environment["ESGBATCH_ACCOUNTS__ACTIVE"] = '["nothing like that"]'
     clear(few.run("run", code=12), "none of them an active account")
