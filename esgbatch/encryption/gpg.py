@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from esgbatch.config.model import Encryption
@@ -67,7 +67,9 @@ class GpgEncryptor:
             ConfigError, EncryptionError: as `seal`.
         """
         recipients = load_recipients(self._config, self._home, self._now())
-        with Path(os.devnull).open("wb") as nowhere:
+        with _reported(Path(os.devnull)):
+            nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - closed below
+        with nowhere:
             self._encrypt([b"check"], "check", recipients, nowhere.fileno())
         return recipients
 
@@ -149,7 +151,7 @@ class _Part:
 
 @contextmanager
 def _part_of(target: Path) -> Iterator[_Part]:
-    """A new, private part file beside `target`; it is gone when the context ends without `publish`."""
+    """A new, private part file beside `target`; what ends in an exception leaves none behind."""
     path = target.with_name(target.name + PART)
     with _reported(path):
         if path.is_symlink():
@@ -161,8 +163,11 @@ def _part_of(target: Path) -> Iterator[_Part]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         yield _Part(path, descriptor, target)
+    except BaseException:
+        with suppress(OSError):  # the next one takes its place
+            path.unlink(missing_ok=True)
+        raise
     finally:
-        path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

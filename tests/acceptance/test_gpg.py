@@ -257,6 +257,30 @@ def test_file_that_is_not_certainly_on_disk_is_no_file(
     assert list(target.parent.iterdir()) == []
 
 
+def test_a_name_that_cannot_be_removed_is_no_reason_to_lose_a_whole_file(
+    keys: dict[str, KeyPair], keyring: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith(".csv.pgp.part") and target.exists():
+            raise OSError(5, "Input/output error")
+        removed(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    seal(GpgEncryptor(encryption(keys["alice"]), keyring), target)
+    assert target.exists()
+
+
+def test_a_check_without_dev_null_ends_in_an_error_of_ours(
+    keys: dict[str, KeyPair], keyring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encryptor = GpgEncryptor(encryption(keys["alice"]), keyring)
+    monkeypatch.setattr("esgbatch.encryption.gpg.os.devnull", str(tmp_path / "none" / "null"))
+    with pytest.raises(EncryptionError, match="cannot be written"):
+        encryptor.check()
+
+
 # --- part files -------------------------------------------------------------------------------
 
 

@@ -151,12 +151,18 @@ class Oracle:
     # --- what lies about ---
 
     def _left_over(self) -> Iterator[str]:
-        if (files := _files(self._site.state)) != self._files:
+        if (files := _files(self._site.state) - set(self._still_to_be_told())) != self._files:
             yield f"in the state folder {_difference(files, self._files)}"
         if (files := _files(self._site.logs)) != self._logs:
             yield f"in the log folder {_difference(files, self._logs)}"
         for line in (self._site.logs / LOG).read_text().splitlines():
             json.loads(line)
+
+    def _still_to_be_told(self) -> Iterator[str]:
+        """Alerts that are over, and of whose end a channel did not take the news: the next command tells it."""
+        for path in (self._site.state / "alerts").glob("*.json"):
+            if json.loads(path.read_bytes())["ended"]:
+                yield str(path.relative_to(self._site.state))
 
 
 def _files(folder: Path) -> set[str]:
