@@ -303,7 +303,7 @@ def test_an_erased_account_is_in_no_byte_that_the_job_can_open(desk: Desk):
     desk.call("audit", "verify")
 
     _, err = desk.call(*erase)
-    assert "are in no run" in err
+    assert "in no run of the checkpoint" in err
     assert len(list(path.parent.iterdir())) == 2
 
 
