@@ -65,8 +65,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     streams.guard()
     code = run(sys.argv[1:])
-    if any(thread.name.startswith("rating") for thread in threading.enumerate()):
-        # An aborted attempt may still hang in a name look-up; everything is committed, so it is left behind.
+    if any(thread.name.startswith(("rating", "doctor")) for thread in threading.enumerate()):
+        # An aborted attempt or check may still hang; everything is committed, so it is left behind.
         os._exit(code)
     sys.exit(code)
 

@@ -70,13 +70,13 @@ def load_recipients(config: Encryption, home: Path, now: float) -> tuple[Recipie
 
 
 def make_private_folder(folder: Path) -> None:
-    """A folder that only we can enter, as gpg wants its home.
+    """A folder that only we can enter, as gpg wants its home, in one that is there.
 
     Raises:
         EncryptionError: it cannot be had.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
         raise EncryptionError(f"The keyring folder {folder} cannot be made: {error.strerror}.") from error

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
 
 from esgbatch.config.model import Config, OAuth2Auth
 from esgbatch.errors import BatchError, DoctorFailed
@@ -15,6 +18,8 @@ from esgbatch.operations.doctor import alarms, cluster, drop, folders, keys, rec
 from esgbatch.operations.doctor.findings import Check, Finding, Setup, Status, failed, ok, warn
 
 LIMIT = 20.0  # seconds that a check may take
+SLICE = 0.2
+T = TypeVar("T")
 
 
 def examine(open_setup: Callable[[], Setup]) -> Iterator[tuple[str, Finding]]:
@@ -33,7 +38,15 @@ def examine(open_setup: Callable[[], Setup]) -> Iterator[tuple[str, Finding]]:
         yield from _together(setup, _checks(setup.config))
     finally:
         if setup.scratch is not None:
-            shutil.rmtree(setup.scratch, ignore_errors=True)
+            _remove(setup.scratch)
+
+
+def _remove(scratch: Path) -> None:
+    """Under another name, where no check that is left behind puts anything more."""
+    gone = scratch.with_name(f"{scratch.name}.gone")
+    with suppress(OSError):  # it was not made yet
+        scratch.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _checks(config: Config) -> Sequence[Check]:
@@ -97,9 +110,9 @@ class _Running:
 
     def outcome(self) -> Sequence[Finding]:
         """What was found; its time counts from its own beginning, not from when others held it up."""
-        left = self._begun.result() + LIMIT - time.monotonic()
+        until = _awaited(self._begun, math.inf) + LIMIT
         try:
-            return self._outcome.result(timeout=max(0.0, left))
+            return _awaited(self._outcome, until)
         except TimeoutError:
             late = failed(DoctorFailed(f"no answer within {LIMIT:g} s", advice="look whether it hangs"))
             self._settle([*self._found, late])
@@ -128,6 +141,21 @@ class _Running:
     def _settle(self, findings: list[Finding]) -> None:
         with suppress(InvalidStateError):  # the other side was first
             self._outcome.set_result(findings)
+
+
+def _awaited(future: Future[T], until: float) -> T:
+    """The future's result, by an instant of the monotonic clock; else `TimeoutError`.
+
+    In slices: the C library blocks signals while a thread is started, so one that comes then is taken by
+    another thread, and what does not wake up does not notice it.
+    """
+    while True:
+        left = until - time.monotonic()
+        try:
+            return future.result(timeout=max(0.0, min(left, SLICE)))
+        except TimeoutError:
+            if left <= SLICE:
+                raise
 
 
 def _spoken(name: str) -> str:
