@@ -103,7 +103,8 @@ class SqlOutcomes:
             cipher = self._database.vault.cipher(connection, run.number)
         columns = (accounts.c.position, accounts.c.account_id, accounts.c.scores)
         for position, account_id, scores in self._pages(run, columns, State.SUCCEEDED):
-            yield account_id, _scores(cipher, position, scores)
+            if scores is not None:  # of one who was erased after the delivery
+                yield account_id, _scores(cipher, position, scores)
 
     def held(self, run: Run, account_id: str) -> Held | None:
         """All that is kept of one account; None where it is not in the run."""

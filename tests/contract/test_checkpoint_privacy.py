@@ -31,6 +31,16 @@ def delivered(books: Books, **numbers: int) -> Run:
     return books.again(run)
 
 
+def test_who_is_erased_after_the_delivery_has_no_scores_any_more(books: Books) -> None:
+    run = delivered(books, succeeded=3, failed=1)
+    assert [account_id for account_id, _ in books.outcomes.scored(run)] == ["A-0", "A-1", "A-2"]
+    assert {scores for _, scores in books.outcomes.scored(run)} == {
+        row.scores for row in books.outcomes.rows(run)
+    } - {None}
+    books.privacy.erase(run, {"A-1": SUBJECT})
+    assert [account_id for account_id, _ in books.outcomes.scored(run)] == ["A-0", "A-2"]
+
+
 # --- purge ------------------------------------------------------------------------------------
 
 
