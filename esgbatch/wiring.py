@@ -99,7 +99,9 @@ def open_state(config: Config) -> Path:
         raise ConfigError(
             f"The state folder {folder} must belong to this user alone (mode 0700); it has mode "
             f"{status.st_mode & 0o7777:04o} and belongs to user {status.st_uid}.",
-            advice=f"`chmod 700 {folder}`" if mine else "call this as that user, with `sudo -u`",
+            advice=f"`chmod 700 {folder}`, then `esgbatch run`"
+            if mine
+            else f"as that user: `sudo -u '#{status.st_uid}' esgbatch run`, or another job.state_dir",
         )
     return folder
 

@@ -48,7 +48,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        advice = f"let this user read it, `chgrp $(id -gn) {path}` does, or call this as the job's user"
+        advice = f"`sudo chgrp $(id -gn) {path}` lets this user read it, then `esgbatch doctor`"
         raise ConfigError(
             f"The configuration {path} cannot be read: {error.strerror}.",
             advice=advice if isinstance(error, PermissionError) else None,

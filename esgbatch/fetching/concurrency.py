@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-FEW = 8
-MANY = 32
+# What it begins with: the limit's need at this latency in seconds, between these two.
 FAST = 0.025
+FEW, MANY = 8, 32
 PERIOD = 1.0
 ENOUGH = 150  # answers that tell a throughput to 8% (Poisson), where the API is fast
 HEADROOM = 1.25

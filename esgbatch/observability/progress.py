@@ -83,7 +83,7 @@ class _View:
         self._note = ""
 
     def event(self, name: str, fields: dict[str, object]) -> bool:
-        """Take in an event; True when it began another stage. Details of none are for the log only."""
+        """Take in an event; True when it began another stage. A detail outside the stages is for the log."""
         stage = EVENTS[name].stage if name in EVENTS else None
         if stage is None and level(name) == "DEBUG":
             return False

@@ -160,6 +160,12 @@ def test_a_state_folder_that_others_can_read(few: TestFirm):
     clear(few.run("run", code=10), "chmod 700")
 
 
+def test_a_state_folder_of_another_user(few: TestFirm):
+    few.state.mkdir(mode=0o700)
+    os.chown(few.state, 65534, -1)
+    clear(few.run("run", code=10), "belongs to user 65534", "`sudo -u '#65534' esgbatch run`")
+
+
 def test_a_state_folder_that_cannot_be_made(few: TestFirm):
     few.environment["ESGBATCH_JOB__STATE_DIR"] = "/proc/nobody/state"
     clear(few.run("run", code=10), "cannot be made", "`esgbatch run`")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -270,9 +272,15 @@ def test_two_dates_at_once_share_one_limit(slow: TestFirm):
             _, said = second.communicate(timeout=60)
         first.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (0, 0)
-    assert "waits" in said
+    assert re.search(r"^\d\d:\d\d:\d\d C[DS]T warning: .*waits", said, re.MULTILINE), said
     # Each by itself keeps to 150: together they would come to 300.
     assert slow.server.stats()["esg"]["max_per_second"] < 200
+
+
+def test_a_date_that_has_not_begun_is_questioned(small: TestFirm):
+    tomorrow = datetime.now(ZoneInfo("America/Chicago")).date() + timedelta(days=1)
+    assert f"warning: {tomorrow} has not begun" in small.run("run", day=tomorrow).err
+    assert "has not begun" not in small.run("run").err
 
 
 def test_an_outage_is_waited_out(slow: TestFirm):

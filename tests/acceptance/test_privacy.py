@@ -303,7 +303,7 @@ def test_an_erased_account_is_in_no_byte_that_the_job_can_open(desk: Desk):
     desk.call("audit", "verify")
 
     _, err = desk.call(*erase)
-    assert "in no run of the checkpoint" in err
+    assert "Accounts in no run of the checkpoint: 1." in err
     assert len(list(path.parent.iterdir())) == 2
 
 
@@ -333,4 +333,4 @@ def test_what_must_not_be_erased_or_said_is_refused(desk: Desk):
         desk.call("erase", "--accounts", SUBJECT, "--reason", REASON, code=11)
     assert clear_text(kept(desk.state), SUBJECT)
     _, err = desk.call("erase", "--accounts", "A-NOBODY", "--reason", REASON)
-    assert "Of the accounts, 1 in no run" in err
+    assert "Accounts in no run of the checkpoint: 1." in err

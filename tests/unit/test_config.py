@@ -437,6 +437,19 @@ def test_a_list_in_a_variable_is_written_as_in_the_file(path: Path, value: str) 
 # --- where it lies, and what it is ------------------------------------------------------------
 
 
+def test_a_file_that_this_user_may_not_read_is_no_mistake_in_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(ConfigError, match="Permission denied") as raised:
+        load(path, {})
+    assert "chgrp" in raised.value.advice
+    assert "`esgbatch doctor`" in raised.value.advice
+
+
 def test_a_mistake_in_the_environment_is_not_blamed_on_the_file_alone(path: Path) -> None:
     path.write_text(VALID)
     with pytest.raises(ConfigError, match=r"with ESGBATCH_FOO__BAR of the environment, has 1 mistake"):

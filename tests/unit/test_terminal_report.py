@@ -48,6 +48,11 @@ def test_a_wide_terminal_shows_more_of_each_day() -> None:
     assert any(line.startswith("to spare   ") for line in wide)
 
 
+@pytest.mark.parametrize("width", [80, 120, 159, 160, 200])
+def test_no_figure_of_the_history_is_cut_off(width: int) -> None:
+    assert "…" not in "".join(shown(width, days=3))
+
+
 def test_a_day_that_has_just_begun() -> None:
     told = night()
     run = replace(told.summary.run, stage=Stage.LISTING)

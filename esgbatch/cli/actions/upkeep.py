@@ -59,7 +59,7 @@ def _list(findings: Findings) -> None:
         holds = "is in" if each.certain else "may be in"
         print(f"{holds} {each.path}, which only its recipients can open; purged after {each.goes}")
     if findings.nowhere:
-        tell(f"Of the accounts, {len(findings.nowhere)} in no run of the checkpoint: are the IDs right?")
+        tell(f"Accounts in no run of the checkpoint: {len(findings.nowhere)}. Are the IDs right?")
 
 
 def _show(verb: str, items: Sequence[Item]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from esgbatch.cli import exits
-from esgbatch.cli.options import Accounts, ConfigPath
+from esgbatch.cli.options import Accounts, ConfigPath, read_accounts
 
 app = typer.Typer()
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")]
@@ -41,7 +41,6 @@ def erase(
     only be opened by their recipients: they are listed with the date on which they are purged.
     """
     from esgbatch.cli.actions import upkeep
-    from esgbatch.cli.options import read_accounts
 
     if not reason.strip() or not reason.isprintable():
         raise typer.BadParameter("--reason must be printable text, on one line, and not empty")
