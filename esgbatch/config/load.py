@@ -48,10 +48,13 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        advice = f"`sudo chgrp $(id -gn) {path}` lets this user read it, then `esgbatch doctor`"
+        advice = None
+        if isinstance(error, PermissionError):
+            advice = f"`sudo chgrp $(id -gn) {path}` lets this user read it, then `esgbatch doctor`"
+        elif isinstance(error, FileNotFoundError):
+            advice = f"name another one with --config, or write it with `esgbatch init {path}`"
         raise ConfigError(
-            f"The configuration {path} cannot be read: {error.strerror}.",
-            advice=advice if isinstance(error, PermissionError) else None,
+            f"The configuration {path} cannot be read: {error.strerror}.", advice=advice
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {path} is no valid TOML: {error}.") from None

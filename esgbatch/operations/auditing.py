@@ -267,7 +267,8 @@ def ingest(
             found = harvest(paths, place, zone=zone, now=now)
         except OSError as error:
             raise WrongUsage(
-                f"{error.filename} cannot be read: {error.strerror}.", advice="look at FILE"
+                f"{error.filename} cannot be read: {error.strerror}.",
+                advice="name logs that this user can read: `esgbatch audit ingest FILE`",
             ) from None
         known = {
             entry.record["details"].get("event")

@@ -141,7 +141,10 @@ def _reading(source: Path) -> Iterator[BufferedReader]:
         with source.open("rb") as file:
             yield file
     except OSError as error:
-        raise WrongUsage(f"{source} cannot be read: {error.strerror}.", advice="look at FILE") from None
+        raise WrongUsage(
+            f"{source} cannot be read: {error.strerror}.",
+            advice="name a file that this user can read: `esgbatch decrypt FILE`",
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -156,7 +156,7 @@ def test_without_the_key_it_stays_closed_and_the_trail_tells(
     monkeypatch.setenv("GNUPGHOME", str(desk.folder / "none"))
     _, err = desk.call("decrypt", archived(desk), code=10)
     assert "There is no keyring" in err
-    desk.call("decrypt", desk.folder / "no such file", code=2)
+    assert "Next: name a file" in desk.call("decrypt", desk.folder / "no such file", code=2)[1]
     assert len(desk.records("decryption_refused")) == 3
 
 

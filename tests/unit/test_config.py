@@ -267,8 +267,9 @@ def test_a_file_that_cannot_be_read(path: Path) -> None:
     with pytest.raises(ConfigError, match="no valid TOML"):
         load(path, {})
     path.unlink()
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="No such file") as raised:
         load(path, {})
+    assert f"`esgbatch init {path}`" in raised.value.advice
     path.mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):
         load(path, {})
