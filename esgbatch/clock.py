@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import time as machine
 
 
 class SystemClock:
     """Implements `ports.Clock`."""
 
-    def time(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+    time = staticmethod(machine.time)
+    monotonic = staticmethod(machine.monotonic)
+    sleep = staticmethod(machine.sleep)

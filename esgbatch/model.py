@@ -8,15 +8,14 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 E = TypeVar("E", bound=StrEnum)
 
 # --- what the account system says -------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """One row as the account system gave it; `account_id` is None where it has no usable one."""
 
     account_id: str | None
@@ -91,7 +90,7 @@ class Quota:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take twice as long to make
 class Answer:
     """One attempt's result.
 
@@ -116,8 +115,7 @@ class Answer:
 # --- what the checkpoint keeps ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """An account that still needs an outcome. `position` is its place in the file."""
 
     position: int
@@ -133,7 +131,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take twice as long to make
 class Outcome:
     """How an account's rating ended, or was put off to the last pass (`DEFERRED`).
 
@@ -151,8 +149,7 @@ class Outcome:
     last_attempt: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One account as it goes into the file: `scores` is None for a failed one."""
 
     account_id: str

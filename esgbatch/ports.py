@@ -69,6 +69,25 @@ class RatingProvider(Protocol):
         """End every attempt under way at once, from another thread; each becomes `TRANSIENT`."""
 
 
+class Attempts(Protocol):
+    """Attempts at the firm's ESG API, many at once, in the thread that calls `turn`."""
+
+    def start(self, work: Work) -> None:
+        """Begin one, in the next turn; from any thread."""
+
+    def wake(self) -> None:
+        """Let a turn that waits end; from any thread."""
+
+    def turn(self, timeout: float) -> Sequence[tuple[Work, Answer]]:
+        """Wait at most `timeout` seconds for something to happen, see to it, return what has ended."""
+
+    def abort(self) -> None:
+        """As `wake`, and let nothing begin any more."""
+
+    def close(self) -> None:
+        """End every attempt under way, without an answer."""
+
+
 class Engine(Protocol):
     """Runs attempts beside the dispatcher's thread."""
 

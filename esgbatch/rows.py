@@ -31,9 +31,12 @@ class CsvFile:
         writer = csv.writer(buffer, lineterminator="\r\n")
         writer.writerow(self._header)
         missing = (NOT_AVAILABLE,) * (len(self._header) - 3)
-        for row in rows:
-            scores, status = (missing, FAILED) if row.scores is None else (row.scores, SUCCESS)
-            writer.writerow((self._text(row.account_id), self._text(row.name), *scores, status))
+        text = self._text
+        for account_id, name, scores in rows:
+            if scores is None:
+                writer.writerow((text(account_id), text(name), *missing, FAILED))
+            else:
+                writer.writerow((text(account_id), text(name), *scores, SUCCESS))
             self.rows += 1
             if buffer.tell() >= CHUNK:
                 yield _taken(buffer)

@@ -196,11 +196,11 @@ def make_dispatcher(
         limiter = RateLimiter(ratings.rate_limit, most, validity=ratings.dask.permit_seconds)
     else:
         from esgbatch.http.auth import authenticator
-        from esgbatch.ratings.client import CurlRatings
+        from esgbatch.ratings.attempts import CurlAttempts
 
         guard = WindowGuard(ratings.rate_limit)
-        provider = CurlRatings(ratings, authenticator(ratings), before_sending=guard.wait)
-        engine, limiter = ThreadEngine(provider, most), RateLimiter(ratings.rate_limit, most)
+        engine = ThreadEngine(CurlAttempts(ratings, authenticator(ratings), most, before_sending=guard.wait))
+        limiter = RateLimiter(ratings.rate_limit, most)
     return Dispatcher(
         engine,
         limiter,

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -21,7 +21,7 @@ from esgbatch.checkpoint.vault import MasterKeys, NoKeys, Vault
 from esgbatch.errors import CheckpointError, ConfigError, NothingToDo
 
 if TYPE_CHECKING:
-    from sqlalchemy import CursorResult, Insert, Update
+    from sqlalchemy import CursorResult, Dialect, Insert, Select, Update
 
 BUSY_SECONDS = 60
 CREATING = 0x45534742  # PostgreSQL's number of the lock under which tables are made
@@ -281,19 +281,42 @@ def translated() -> Iterator[None]:
 
 
 def execute_many(
-    connection: Connection, statement: Insert | Update, rows: Sequence[Mapping[str, object]]
+    connection: Connection, statement: Insert | Update, names: tuple[str, ...], rows: list[tuple[object, ...]]
 ) -> CursorResult[Any]:
-    """Execute a statement once a row; all rows have the same keys.
+    """Execute a statement once a row; `names` are those of the row's values.
 
     Core takes every value of every row through Python on its way to the driver, which costs more
     than SQLite needs for the row. There the compiled statement goes to the driver as it is, so
     values must be what sqlite3 takes by itself: exactly int, float, str, bytes or None.
     """
     if connection.dialect.name != "sqlite":
-        return connection.execute(statement, rows)
-    compiled = statement.compile(dialect=connection.dialect, column_keys=list(rows[0]))
-    values = itemgetter(*(compiled.positiontup or ()))
-    return connection.exec_driver_sql(str(compiled), [values(row) for row in rows])
+        return connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
+    words, order = _compiled(statement, connection.dialect, names)
+    if order != names:
+        in_order = itemgetter(*(names.index(name) for name in order))
+        rows = [in_order(row) for row in rows]
+    return connection.exec_driver_sql(words, rows)
+
+
+def fetch_all(
+    connection: Connection, statement: Select[Any], parameters: Mapping[str, object]
+) -> Sequence[Sequence[Any]]:
+    """Every row of a query; of SQLite as sqlite3 gives it, for the same reason."""
+    result = connection.execute(statement, parameters)
+    if connection.dialect.name != "sqlite":
+        return result.all()
+    rows: Sequence[Sequence[Any]] = result.cursor.fetchall()
+    result.close()
+    return rows
+
+
+@lru_cache(maxsize=16)
+def _compiled(
+    statement: Insert | Update, dialect: Dialect, names: tuple[str, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """A statement in SQL, and the order in which it takes its values."""
+    compiled = statement.compile(dialect=dialect, column_keys=list(names))
+    return str(compiled), tuple(compiled.positiontup or ())
 
 
 def describe(url: str) -> str:

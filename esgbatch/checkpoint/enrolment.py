@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Insert, select
 
 from esgbatch.checkpoint.database import batched, execute_many
 from esgbatch.checkpoint.tables import accounts
@@ -45,54 +45,43 @@ class Enrolment:
 
     def _take(self, connection: Connection, batch: Sequence[Listing]) -> int:
         """Take no more than may fit, since duplicates show only in the database; returns how many."""
-        usable: list[tuple[int, str, str]] = []
-        inactive = refused = seen = 0
-        room = None if self._run.limit is None else self._run.limit - self.census.rows
-        for listing in batch:
-            if room is not None and len(usable) >= room:
-                break
-            seen += 1
-            if listing.account_id is None:
-                refused += 1
-            elif not listing.active:
-                inactive += 1
-            else:
-                usable.append((self._position + len(usable), listing.account_id, listing.name))
-        kept = self._insert(connection, usable) if usable else set()
-        for position, account_id, name in usable:
-            if position in kept:
-                self._hash.update(f"{len(account_id)}:{account_id}{len(name)}:{name}".encode())
+        if self._run.limit is not None:
+            batch = _until(batch, self._run.limit - self.census.rows)
+        refused = sum(each.account_id is None for each in batch)
+        active = [
+            (account_id, name) for account_id, name, is_active in batch if is_active and account_id is not None
+        ]
+        usable = [(position, *row) for position, row in enumerate(active, self._position)]
+        again = self._insert(connection, usable) if usable else ()
+        kept = [each for each in usable if each[0] not in again] if again else usable
+        texts = [f"{len(account_id)}:{account_id}{len(name)}:{name}" for _, account_id, name in kept]
+        self._hash.update("".join(texts).encode())
         self._position += len(usable)
         self.census = Census(
-            listed=self.census.listed + seen,
-            inactive=self.census.inactive + inactive,
-            duplicate=self.census.duplicate + len(usable) - len(kept),
+            listed=self.census.listed + len(batch),
+            inactive=self.census.inactive + len(batch) - refused - len(active),
+            duplicate=self.census.duplicate + len(again),
             refused=self.census.refused + refused,
         )
-        return seen
+        return len(batch)
 
-    def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> set[int]:
-        """Insert those with a new ID; return their positions."""
-        insert = _dialect_insert(connection)(accounts).on_conflict_do_nothing()
+    def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> Collection[int]:
+        """Insert those with a new ID; return the positions of the others."""
+        run, pending = self._run.number, State.PENDING.value
         result = execute_many(
             connection,
-            insert,
+            _insert_into_accounts(connection.dialect.name),
+            ("run", "position", "account_id", "name", "state", "attempts"),
             [
-                {
-                    "run": self._run.number,
-                    "position": position,
-                    "account_id": account_id,
-                    "name": self._cipher.seal_name(position, account_id, name),
-                    "state": State.PENDING.value,
-                    "attempts": 0,
-                }
-                for position, account_id, name in usable
+                (run, position, account_id, sealed, pending, 0)
+                for (position, account_id, _), sealed in zip(
+                    usable, self._cipher.seal_names(usable), strict=True
+                )
             ],
         )
-        positions = {position for position, _, _ in usable}
         if result.rowcount == len(usable):
-            return positions
-        return positions - set(self._duplicates(connection, usable))
+            return ()
+        return set(self._duplicates(connection, usable))
 
     def _duplicates(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> Iterator[int]:
         first: dict[str, tuple[int, bytes]] = {}
@@ -112,12 +101,22 @@ class Enrolment:
                 yield position
 
 
-def _dialect_insert(connection: Connection) -> Callable[..., Any]:
-    """The dialect's own insert; each is loaded where it is used, since PostgreSQL's takes its time."""
-    if connection.dialect.name == "postgresql":
+def _until(batch: Sequence[Listing], room: int) -> Sequence[Listing]:
+    """Up to the row that takes the last room."""
+    for seen, listing in enumerate(batch, 1):
+        room -= listing.active and listing.account_id is not None
+        if room == 0:
+            return batch[:seen]
+    return batch
+
+
+@cache
+def _insert_into_accounts(dialect: str) -> Insert:
+    """Each dialect's own insert is loaded where it is used, since PostgreSQL's takes its time."""
+    if dialect == "postgresql":
         from sqlalchemy.dialects import postgresql
 
-        return postgresql.insert
+        return postgresql.insert(accounts).on_conflict_do_nothing()
     from sqlalchemy.dialects import sqlite
 
-    return sqlite.insert
+    return sqlite.insert(accounts).on_conflict_do_nothing()

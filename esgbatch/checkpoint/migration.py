@@ -77,7 +77,7 @@ def _copy(connection: Connection, run: int, cipher: RunCipher) -> None:
             [
                 {
                     **row,
-                    "name": cipher.seal_name(row["position"], row["account_id"], row["name"]),
+                    "name": cipher.seal_names([(row["position"], row["account_id"], row["name"])])[0],
                     "scores": row["scores"] and cipher.seal_scores(row["position"], row["scores"]),
                 }
                 for row in page

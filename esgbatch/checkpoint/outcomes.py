@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Select, bindparam, case, func, select, update
 
-from esgbatch.checkpoint.database import Database, execute_many, steadfast
+from esgbatch.checkpoint.database import Database, execute_many, fetch_all, steadfast
 from esgbatch.checkpoint.privacy import count
 from esgbatch.checkpoint.tables import accounts
 from esgbatch.checkpoint.vault import RunCipher
@@ -31,13 +31,13 @@ class SqlOutcomes:
         """
         with self._database.reading() as connection:
             self._database.vault.cipher(connection, run.number)
-            rows = connection.execute(
+            statement = (
                 select(accounts.c.position, accounts.c.account_id)
                 .where(accounts.c.run == run.number, accounts.c.state == state, accounts.c.position > after)
                 .order_by(accounts.c.position)
                 .limit(limit)
             )
-            return [Work(position, account_id) for position, account_id in rows]
+            return [Work(*row) for row in fetch_all(connection, statement, {})]
 
     @steadfast
     def record(self, run: Run, outcomes: Sequence[Outcome]) -> None:
@@ -49,20 +49,21 @@ class SqlOutcomes:
             execute_many(
                 connection,
                 _RECORD,
+                _VALUES,
                 [
-                    {
-                        "at_run": run.number,
-                        "at_position": outcome.position,
-                        "new_state": outcome.state.value,
-                        "new_scores": cipher.seal_scores(outcome.position, ",".join(map(str, outcome.scores)))
+                    (
+                        outcome.state.value,
+                        cipher.seal_scores(outcome.position, ",".join(map(str, outcome.scores)))
                         if outcome.scores
                         else None,
-                        "new_reason": outcome.reason.value if outcome.reason else None,
-                        "new_http_status": outcome.http_status,
-                        "more_attempts": outcome.attempts,
-                        "new_first_attempt": outcome.first_attempt,
-                        "new_last_attempt": outcome.last_attempt,
-                    }
+                        outcome.reason.value if outcome.reason else None,
+                        outcome.http_status,
+                        outcome.attempts,
+                        outcome.first_attempt,
+                        outcome.last_attempt,
+                        run.number,
+                        outcome.position,
+                    )
                     for outcome in outcomes
                 ],
             )
@@ -160,7 +161,7 @@ class SqlOutcomes:
     @steadfast
     def _page(self, statement: Select[Any], after: int) -> Sequence[Any]:
         with self._database.reading() as connection:
-            return connection.execute(statement, {"after": after}).all()
+            return fetch_all(connection, statement, {"after": after})
 
 
 def _row(cipher: RunCipher, position: int, account_id: str, name: bytes, scores: bytes | None) -> Row:
@@ -175,6 +176,17 @@ def _scores(cipher: RunCipher, position: int, scores: bytes) -> tuple[str, ...]:
     return tuple(cipher.open_scores(position, scores).split(","))
 
 
+_VALUES = (
+    "new_state",
+    "new_scores",
+    "new_reason",
+    "new_http_status",
+    "more_attempts",
+    "new_first_attempt",
+    "new_last_attempt",
+    "at_run",
+    "at_position",
+)
 _RECORD = (
     update(accounts)
     .where(accounts.c.run == bindparam("at_run"), accounts.c.position == bindparam("at_position"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from esgbatch.errors import CheckpointError, ConfigError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+NONCES = 256
 _UNREADABLE = (InvalidTag, ValueError, TypeError)
 
 
@@ -39,12 +40,14 @@ class MasterKey:
         return hmac.new(self.key, b"esgbatch checkpoint key", hashlib.sha256).hexdigest()[:16]
 
     def wrap(self, run: int, run_key: bytes) -> bytes:
-        return _seal(AESGCM(self.key), run_key, b"run key/%d" % run)
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + AESGCM(self.key).encrypt(nonce, run_key, b"run key/%d" % run)
 
     def unwrap(self, run: int, wrapped: bytes) -> bytes:
         """Raises CheckpointError: it was changed, or is another run's."""
         try:
-            return _open(AESGCM(self.key), wrapped, b"run key/%d" % run)
+            nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
+            return AESGCM(self.key).decrypt(nonce, sealed, b"run key/%d" % run)
         except _UNREADABLE:
             raise _changed(f"The key of run {run}") from None
 
@@ -74,37 +77,46 @@ class NoKeys:
 
 
 class RunCipher:
-    """Encrypts and opens the values of one run."""
+    """Encrypts and opens the values of one run; it encrypts in one thread only."""
 
     def __init__(self, run: int, key: bytes) -> None:
         self._run = run
         self._cipher = AESGCM(key)
+        self._nonces = _nonces()
 
-    def seal_name(self, position: int, account_id: str, name: str) -> bytes:
-        return _seal(self._cipher, name.encode(), self._name_of(position, account_id))
+    def seal_names(self, rows: Sequence[tuple[int, str, str]]) -> list[bytes]:
+        """The names of rows of position, account ID and name."""
+        encrypt, name_of = self._cipher.encrypt, self._name_of
+        return [
+            nonce + encrypt(nonce, name.encode(), name_of(position, account_id))
+            for (position, account_id, name), nonce in zip(rows, self._nonces, strict=False)
+        ]
 
     def open_name(self, position: int, account_id: str, sealed: bytes) -> str:
         """Raises CheckpointError: it is not the name that was written here, for this account."""
         try:
-            return _open(self._cipher, sealed, self._name_of(position, account_id)).decode()
+            nonce, text = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+            return self._cipher.decrypt(nonce, text, self._name_of(position, account_id)).decode()
         except _UNREADABLE:
             raise _changed(f"The name at position {position} of run {self._run}") from None
 
     def seal_scores(self, position: int, scores: str) -> bytes:
-        return _seal(self._cipher, scores.encode(), self._scores_of(position))
+        nonce = next(self._nonces)
+        return nonce + self._cipher.encrypt(nonce, scores.encode(), self._scores_of(position))
 
     def open_scores(self, position: int, sealed: bytes) -> str:
         """Raises CheckpointError: they are not the scores that were written here."""
         try:
-            return _open(self._cipher, sealed, self._scores_of(position)).decode()
+            nonce, text = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+            return self._cipher.decrypt(nonce, text, self._scores_of(position)).decode()
         except _UNREADABLE:
             raise _changed(f"The scores at position {position} of run {self._run}") from None
 
     def _name_of(self, position: int, account_id: str) -> bytes:
-        return b"%d/name/%d/%s" % (self._run, position, account_id.encode())
+        return f"{self._run}/name/{position}/{account_id}".encode()
 
     def _scores_of(self, position: int) -> bytes:
-        return b"%d/scores/%d" % (self._run, position)
+        return f"{self._run}/scores/{position}".encode()
 
 
 class Vault:
@@ -194,14 +206,12 @@ def _listed(ids: Iterable[str]) -> str:
     return f"what is here is key {named}" if named else "no key is here"
 
 
-def _seal(cipher: AESGCM, plain: bytes, what: bytes) -> bytes:
-    nonce = os.urandom(NONCE_BYTES)
-    return nonce + cipher.encrypt(nonce, plain, what)
-
-
-def _open(cipher: AESGCM, sealed: bytes, what: bytes) -> bytes:
-    """Raises `_UNREADABLE`; the caller says of what, since only then the words are needed."""
-    return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], what)
+def _nonces() -> Iterator[bytes]:
+    """Random ones, of which the system gives many for almost the price of one."""
+    while True:
+        block = os.urandom(NONCE_BYTES * NONCES)
+        for start in range(0, len(block), NONCE_BYTES):
+            yield block[start : start + NONCE_BYTES]
 
 
 def _changed(where: str) -> CheckpointError:

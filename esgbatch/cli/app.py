@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import re
@@ -63,10 +64,12 @@ def main() -> None:
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # nor is what it knows written to a disk when it crashes
     signal.signal(signal.SIGTERM, _terminate)
+    # A night makes millions of objects and hardly a cycle; each search goes through all that is loaded.
+    gc.set_threshold(20_000)
     streams.guard()
     code = run(sys.argv[1:])
-    if any(thread.name.startswith(("rating", "doctor")) for thread in threading.enumerate()):
-        # An aborted attempt or check may still hang; everything is committed, so it is left behind.
+    if any(thread.name.startswith(("rating", "login", "doctor")) for thread in threading.enumerate()):
+        # An aborted attempt, log-in or check may still hang; everything is committed, so it is left behind.
         os._exit(code)
     sys.exit(code)
 

@@ -53,6 +53,9 @@ class PushedLogin:
     def credential(self) -> Credential | None:
         return self.current
 
+    def ready(self) -> bool:
+        return True
+
     def refused(self, credential: Credential | None) -> None:
         """The coordinator sees the 401, and renews once for all."""
 

@@ -31,6 +31,11 @@ class Circuit:
         return self.opened_at is not None
 
     @property
+    def disturbed(self) -> bool:
+        """Whether `alive` would change anything."""
+        return bool(self._failures) or self.opened_at is not None
+
+    @property
     def accounts(self) -> int:
         """How many different accounts have failed in the window."""
         return len(self._counts)

@@ -179,7 +179,7 @@ class DaskEngine:
         try:
             self._loop.run_until_complete(self._main())
         except BaseException as bug:  # noqa: BLE001 - it must reach the dispatcher's thread, not die here
-            self._mailbox.put((Work(-1, ""), bug))
+            self._mailbox.put(bug)
         finally:
             self._loop.close()
 
@@ -214,10 +214,10 @@ class DaskEngine:
                 last = now
                 stranded, self._stranded = self._stranded, []
                 for work in stranded:
-                    self._mailbox.put((work, LOST))
+                    self._mailbox.put([(work, LOST)])
             elif now - last > self._config.wait:
                 words = f"No worker has rated anything for {self._config.wait:g} s: {self._trouble}."
-                self._mailbox.put((Work(-1, ""), ClusterLost(words)))
+                self._mailbox.put(ClusterLost(words))
                 last = now
             await asyncio.sleep(LOOK_SECONDS / 2)
 
@@ -271,7 +271,7 @@ class DaskEngine:
                 self._links.remove(link)
                 self._event("cluster_worker_lost", worker=address, attempts=len(link.in_hand))
                 for errand in link.in_hand.values():
-                    self._mailbox.put((errand.work, LOST))
+                    self._mailbox.put([(errand.work, LOST)])
             future.release()
         await asyncio.sleep(RETRY_SECONDS)
 
@@ -296,7 +296,7 @@ class DaskEngine:
                 verdict = Verdict.LOGIN_REFUSED if refused else Verdict.TRANSIENT
                 detail = str(error) if refused else f"login: {error}"
                 for number in numbers:
-                    self._mailbox.put((link.in_hand.pop(number).work, Answer(verdict, detail=detail)))
+                    self._mailbox.put([(link.in_hand.pop(number).work, Answer(verdict, detail=detail))])
                 continue
             ahead = link.clock.value(boot_clock())
             permits = []
@@ -325,7 +325,7 @@ class DaskEngine:
     def _answered(self, link: _Link, number: int, answer: Answer | str) -> None:
         errand = link.in_hand.pop(number)
         if isinstance(answer, str):
-            self._mailbox.put((errand.work, RuntimeError(f"on the worker {link.address}:\n{answer}")))
+            self._mailbox.put(RuntimeError(f"on the worker {link.address}:\n{answer}"))
             return
         if answer.verdict in (Verdict.LOST, Verdict.REDIRECTED):
             # That worker keeps the connection, or the new address.
@@ -335,12 +335,12 @@ class DaskEngine:
             self._asides.add(aside)
             aside.add_done_callback(self._asides.discard)
         else:
-            self._mailbox.put((errand.work, answer))
+            self._mailbox.put([(errand.work, answer)])
 
     async def _refused(self, errand: _Errand, answer: Answer) -> None:
         """First the credential is given up, then the dispatcher hears of it and tries again."""
         await asyncio.to_thread(self._authenticator.refused, errand.credential)
-        self._mailbox.put((errand.work, answer))
+        self._mailbox.put([(errand.work, answer)])
 
     def _stop_agents(self) -> None:
         async def stop(link: _Link) -> None:

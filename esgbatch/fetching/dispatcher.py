@@ -250,7 +250,8 @@ class Dispatcher:
         if answer.verdict is Verdict.TRANSIENT:
             self._failed(ticket, answer, probed)
             return
-        self._alive()
+        if self._circuit.disturbed:
+            self._alive()
         if answer.quota is not None:
             self._ration(answer.quota)
         if answer.verdict is Verdict.THROTTLED:
@@ -378,7 +379,7 @@ class Dispatcher:
 
     def _progressed(self) -> None:
         self._stalled_since = None
-        if self._clock.monotonic() >= self.pace.held_until:
+        if self.pace.held and self._clock.monotonic() >= self.pace.held_until:
             self.pace.held = ""
 
     def _stalled_too_long(self, now: float) -> bool:

@@ -1,26 +1,27 @@
-"""Where attempts run: a pool of threads here; `cluster.py` has the other engine."""
+"""Where attempts run: in a thread here; `cluster.py` has the other engine."""
 
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from esgbatch.model import Answer, Work
-from esgbatch.ports import RatingProvider
+from esgbatch.ports import Attempts
 
 DRAIN = 1000
+IDLE_SECONDS = 60.0
 
 
 class Mailbox:
     """Answers on their way from any thread to the dispatcher's; an exception among them is raised there."""
 
     def __init__(self) -> None:
-        self._items: queue.SimpleQueue[tuple[Work, Answer | BaseException] | None] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[Sequence[tuple[Work, Answer]] | BaseException | None] = (
+            queue.SimpleQueue()
+        )
 
-    def put(self, item: tuple[Work, Answer | BaseException] | None) -> None:
+    def put(self, item: Sequence[tuple[Work, Answer]] | BaseException | None) -> None:
         """Safe in a signal handler; None only wakes."""
         self._items.put(item)
 
@@ -30,11 +31,9 @@ class Mailbox:
         try:
             item = self._items.get(timeout=timeout) if timeout > 0 else self._items.get_nowait()
             while True:
-                if item is not None:
-                    work, answer = item
-                    if isinstance(answer, BaseException):
-                        raise answer
-                    answers.append((work, answer))
+                if isinstance(item, BaseException):
+                    raise item
+                answers += item or ()
                 if len(answers) >= DRAIN:
                     break
                 item = self._items.get_nowait()
@@ -44,55 +43,59 @@ class Mailbox:
 
 
 class ThreadEngine:
-    """A `ThreadPoolExecutor` whose workers each make one attempt after the other and never sleep.
+    """A `ThreadPoolExecutor` whose worker drives every attempt under way, for the whole night.
 
-    A worker stays in one call of the pool for the whole night: a future for each attempt, with its
-    lock and condition, took a tenth of the interpreter's time in a profile. The dispatcher bounds what
-    is in flight, so there is a worker more only when there is more to do than there are workers.
+    One thread for all of them costs half the processor's time of one for each (docs/performance.md):
+    each of those wakes up for its answer, and waits for the interpreter's lock. libcurl gives the
+    lock back while it works, so that dispatcher and worker use two cores.
     """
 
-    def __init__(self, provider: RatingProvider, threads: int) -> None:
-        self._provider = provider
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="rating")
-        self._most = threads
-        self._workers = 0
-        self._waiting: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="rating")
+        self._worker: Future[None] | None = None
         self._done = Mailbox()
-        self._in_flight = 0
+        self._closing = False
+        self._news = False
 
     def submit(self, work: Work) -> None:
-        self._in_flight += 1
-        self._waiting.put(work)
-        if self._workers < min(self._in_flight, self._most):
-            self._workers += 1
-            self._executor.submit(self._work)
+        self._attempts.start(work)
+        self._news = True
 
     def _work(self) -> None:
-        while (work := self._waiting.get()) is not None:
-            try:
-                self._done.put((work, self._provider.rate(work.account_id)))
-            except BaseException as error:  # noqa: BLE001 - a bug must reach the dispatcher's thread, not die here
-                self._done.put((work, error))
+        try:
+            while not self._closing:
+                answers = self._attempts.turn(IDLE_SECONDS)
+                if answers:
+                    self._done.put(answers)
+            self._done.put(self._attempts.turn(0.0))
+        except BaseException as error:  # noqa: BLE001 - a bug must reach the dispatcher's thread, not die here
+            self._done.put(error)
+        finally:
+            self._attempts.close()
 
     def collect(self, timeout: float) -> Sequence[tuple[Work, Answer]]:
-        answers = self._done.collect(timeout)
-        self._in_flight -= len(answers)
-        return answers
+        if self._news:
+            self._news = False
+            if self._worker is None:
+                self._worker = self._executor.submit(self._work)
+            self._attempts.wake()
+        return self._done.collect(timeout)
 
     def wake(self) -> None:
         self._done.put(None)
 
     def close(self, grace: float) -> Sequence[tuple[Work, Answer]]:
-        with suppress(queue.Empty):
-            while True:
-                self._waiting.get_nowait()
-                self._in_flight -= 1
-        for _ in range(self._workers):
-            self._waiting.put(None)
+        if self._closing:
+            return []
+        self._closing = True
+        self._attempts.abort()
         self._executor.shutdown(wait=False)
-        self._provider.abort()
+        if self._worker is None:
+            self._attempts.close()
+            return []
+        wait([self._worker], timeout=grace)
         answers: list[tuple[Work, Answer]] = []
-        until = time.monotonic() + grace
-        while self._in_flight > 0 and (left := until - time.monotonic()) > 0:
-            answers += self.collect(left)
+        while more := self.collect(0.0):
+            answers += more
         return answers

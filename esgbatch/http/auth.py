@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote_plus
 
@@ -55,6 +55,9 @@ class Authenticator(Protocol):
             LoginUnavailable, LoginRefused: only where a login server is asked.
         """
 
+    def ready(self) -> bool:
+        """Whether `credential` would return at once, without asking a login server."""
+
     def refused(self, credential: Credential | None) -> None:
         """The server answered 401 to `credential`: forget it, unless it was renewed meanwhile."""
 
@@ -70,6 +73,9 @@ class StaticAuthenticator:
     def credential(self) -> Credential | None:
         return self._current
 
+    def ready(self) -> bool:
+        return True
+
     def refused(self, credential: Credential | None) -> None:
         with self._lock:
             if credential == self._current:
@@ -78,13 +84,20 @@ class StaticAuthenticator:
                     self._current = self._read()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Token:
-    """`renew_at` and `expires` are on the monotonic clock."""
+    """`renew_at` and `expires` are on the monotonic clock.
+
+    That it was `refused` is noted on it and takes no lock: whoever has that may be renewing, for long.
+    """
 
     credential: Credential
     renew_at: float
     expires: float
+    refused: bool = False
+
+    def serves(self, now: float) -> bool:
+        return now < self.renew_at and not self.refused
 
 
 class ClientCredentials:
@@ -106,17 +119,21 @@ class ClientCredentials:
     def credential(self) -> Credential:
         arrived = self._monotonic()
         token = self._token
-        if token is None or arrived >= token.renew_at:
+        if token is None or not token.serves(arrived):
             with self._lock:
                 token = self._token
-                if token is None or self._monotonic() >= token.renew_at:
+                if token is None or not token.serves(self._monotonic()):
                     token = self._token = self._renew(token, arrived)
         return token.credential
 
+    def ready(self) -> bool:
+        token = self._token
+        return token is not None and token.serves(self._monotonic())
+
     def refused(self, credential: Credential | None) -> None:
-        with self._lock:
-            if self._token is not None and credential == self._token.credential:
-                self._token = None
+        token = self._token
+        if token is not None and credential == token.credential:
+            token.refused = True
 
     def _renew(self, old: _Token | None, arrived: float) -> _Token:
         """A new token; whoever has waited while the call for it failed shares the failure."""
@@ -126,8 +143,10 @@ class ClientCredentials:
             return self._fetch()
         except (LoginUnavailable, LoginRefused) as error:
             now = self._monotonic()
-            if old is not None and now < old.expires and isinstance(error, LoginUnavailable):
-                return replace(old, renew_at=min(now + RENEWAL_PAUSE, old.expires))
+            away = isinstance(error, LoginUnavailable)
+            if away and old is not None and now < old.expires and not old.refused:
+                old.renew_at = min(now + RENEWAL_PAUSE, old.expires)
+                return old
             self._failure, self._failed_at = error, now
             raise
 

@@ -30,7 +30,7 @@ _REDIRECTS_WITH_BODY = (307, 308)
 _address = TypeAdapter[str](WebUrl)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Request:
     """What one attempt sends; `trusted` with the credential. `hops` redirects led here."""
 
@@ -40,12 +40,22 @@ class _Request:
     hops: int = 0
 
 
+@dataclass(slots=True)
+class Attempt:
+    """A request that its connection is set to. `started` is on the monotonic clock."""
+
+    account_id: str
+    request: _Request
+    credential: Credential | None
+    connection: Connection
+    started: float
+
+
 class CurlRatings:
     """A `RatingProvider` over HTTP.
 
     One call of `rate` is one request: libcurl neither follows a redirect nor repeats
-    anything, so that each request has passed the dispatcher's limiter. A redirect's
-    target is remembered for the account's next call.
+    anything, so that each request has passed the dispatcher's limiter.
     """
 
     def __init__(
@@ -62,12 +72,8 @@ class CurlRatings:
         Raises:
             ConfigError: certificate files, or a body, that cannot be used.
         """
-        self._url = quote(config.url, safe=string.punctuation)
-        self._body = _body_template(config)
-        self._authenticator = authenticator
-        self._mapper = RatingMapper(config.scores, config.score_range)
+        self._api = EsgApi(config, authenticator)
         self._connections = Connections(config, before_sending)
-        self._redirected: dict[str, _Request] = {}
 
     def abort(self) -> None:
         """End every attempt under way, and make every later one `TRANSIENT` without a request.
@@ -79,45 +85,77 @@ class CurlRatings:
 
     def rate(self, account_id: str) -> Answer:
         """Make exactly one attempt; whatever happens is an answer, nothing is raised."""
-        started = time.monotonic()
         if self._connections.ended:
-            return Answer(Verdict.TRANSIENT, detail="stopped", started=started)
+            return Answer(Verdict.TRANSIENT, detail="stopped", started=time.monotonic())
+        attempt = self._api.begin(account_id, self._connections)
+        if isinstance(attempt, Answer):
+            return attempt
+        try:
+            return self._api.end(attempt, *attempt.connection.perform())
+        finally:
+            self._connections.give_back(attempt.connection)
+
+
+class EsgApi:
+    """What to send for an account, and what comes of it.
+
+    A redirect's target is remembered for the account's next attempt.
+    """
+
+    def __init__(self, config: Ratings, authenticator: Authenticator) -> None:
+        """
+        Raises:
+            ConfigError: a body that cannot be used.
+        """
+        self._url = quote(config.url, safe=string.punctuation)
+        self._body = _body_template(config)
+        self._authenticator = authenticator
+        self._mapper = RatingMapper(config.scores, config.score_range)
+        self._redirected: dict[str, _Request] = {}
+
+    def log_in(self) -> Answer | None:
+        """Have a credential, from the login server if need be; an answer where there is none."""
+        started = time.monotonic()
+        try:
+            self._authenticator.credential()
+        except (LoginUnavailable, LoginRefused) as error:
+            return _without_login(error, started)
+        return None
+
+    def begin(self, account_id: str, connections: Connections) -> Attempt | Answer:
+        """Set a connection to the account's request; an answer where there is no credential for it."""
+        started = time.monotonic()
         try:
             credential = self._authenticator.credential()
-        except LoginUnavailable as error:
-            return Answer(Verdict.TRANSIENT, detail=f"login: {error}", started=started)
-        except LoginRefused as error:
-            return Answer(Verdict.LOGIN_REFUSED, detail=str(error), started=started)
+        except (LoginUnavailable, LoginRefused) as error:
+            return _without_login(error, started)
         request = self._redirected.pop(account_id, None) or self._request(account_id)
         if not request.trusted:
             credential = None
-        connection = self._connections.take()
-        try:
-            return self._exchange(connection, account_id, request, credential)
-        finally:
-            self._connections.give_back(connection)
+        connection = connections.take()
+        connection.prepare(request.url, credential=credential, body=request.body)
+        return Attempt(account_id, request, credential, connection, time.monotonic())
 
-    def _exchange(
-        self, connection: Connection, account_id: str, request: _Request, credential: Credential | None
-    ) -> Answer:
-        started = time.monotonic()
+    def end(self, attempt: Attempt, code: int, words: str) -> Answer:
+        """What came of it; `code` and `words` are libcurl's error, 0 for none."""
+        started, connection, request = attempt.started, attempt.connection, attempt.request
+        elapsed = time.monotonic() - started
         try:
-            status = connection.exchange(request.url, credential=credential, body=request.body)
+            status = connection.status(code, words)
         except NotSent as error:
             if request.hops:
-                self._redirected[account_id] = request
+                self._redirected[attempt.account_id] = request
             return Answer(Verdict.LOST, detail=str(error), started=started)
         except ExchangeFailed as error:
-            elapsed = time.monotonic() - started
             return Answer(Verdict.TRANSIENT, detail=str(error), started=started, elapsed=elapsed)
-        elapsed = time.monotonic() - started
-        answer = partial(Answer, http_status=status, started=started, elapsed=elapsed, quota=connection.quota)
+        quota = connection.quota
+        answer = partial(Answer, http_status=status, started=started, elapsed=elapsed, quota=quota)
         if status == 200:
             return self._rating(answer, connection.body)
         if status in _REDIRECTS:
-            return self._redirect(answer, account_id, request, status, connection.redirect_url)
+            return self._redirect(answer, attempt.account_id, request, status, connection.redirect_url)
         if status == 401:
-            self._authenticator.refused(credential)
+            self._authenticator.refused(attempt.credential)
             return answer(Verdict.UNAUTHORIZED, detail="HTTP 401")
         return _refusal(answer, status, connection.retry_after)
 
@@ -161,6 +199,12 @@ class CurlRatings:
         body = request.body if status in _REDIRECTS_WITH_BODY else None
         self._redirected[account_id] = _Request(str(target), body, there == home, request.hops + 1)
         return answer(Verdict.REDIRECTED, detail=f"HTTP {status}")
+
+
+def _without_login(error: LoginUnavailable | LoginRefused, started: float) -> Answer:
+    if isinstance(error, LoginRefused):
+        return Answer(Verdict.LOGIN_REFUSED, detail=str(error), started=started)
+    return Answer(Verdict.TRANSIENT, detail=f"login: {error}", started=started)
 
 
 def _refusal(answer: Callable[..., Answer], status: int, retry_after: float | None) -> Answer:

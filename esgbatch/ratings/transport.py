@@ -147,13 +147,13 @@ class _Turns:
 
 
 class Connection:
-    """One handle. What it says of an answer holds until the next `exchange`."""
+    """One handle. What it says of an answer holds until it is prepared for the next request."""
 
     def __init__(
         self,
         settings: Sequence[tuple[int, object]],
         headers: Sequence[str],
-        sockets: _Sockets,
+        sockets: _Sockets | None,
         before_sending: BeforeSending,
         turns: _Turns,
     ) -> None:
@@ -167,39 +167,56 @@ class Connection:
         for option, value in settings:
             self._curl.setopt(option, value)
         self._curl.setopt(pycurl.WRITEFUNCTION, self._body.write)
-        self._curl.setopt(pycurl.SOCKOPTFUNCTION, sockets.opened)
         # After connecting and the TLS handshake: these must not carry a request into a later second.
         self._curl.setopt(pycurl.PREREQFUNCTION, _prerequisite(before_sending))
-        self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, sockets.close)
+        if sockets is not None:
+            self._curl.setopt(pycurl.SOCKOPTFUNCTION, sockets.opened)
+            self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, sockets.close)
         self._credential: Credential | None = _UNSET
+        self._posts = True
 
-    def exchange(self, url: str, *, credential: Credential | None, body: bytes | None) -> int:
-        """Send one request, a POST where there is a body, and return the answer's status.
+    def prepare(self, url: str, *, credential: Credential | None, body: bytes | None) -> None:
+        """Say what the next request is: a POST where there is a body."""
+        curl = self._curl
+        if credential is not self._credential:
+            self._set_headers(credential)
+        curl.setopt(pycurl.URL, url)
+        if body is not None:
+            curl.setopt(pycurl.POSTFIELDS, body)
+        elif self._posts:
+            curl.setopt(pycurl.HTTPGET, 1)
+        self._posts = body is not None
+        self._body.clear()
+        self._look(self._turns.take())
+
+    def perform(self) -> tuple[int, str]:
+        """Send the request and wait; returns libcurl's error, 0 for none, with its words."""
+        try:
+            self._curl.perform()
+        except pycurl.error as error:
+            code, text = error.args
+            return code, text
+        return pycurl.E_OK, ""
+
+    def status(self, code: int = pycurl.E_OK, text: str = "") -> int:
+        """The answer's status, once libcurl has done with the request, and with its error.
 
         Raises:
             ExchangeFailed: but not for a body over `MAX_BODY`, which is cut off.
             NotSent: `before_sending` has said no.
         """
-        curl = self._curl
-        if credential is not self._credential:
-            self._set_headers(credential)
-        curl.setopt(pycurl.URL, url)
-        if body is None:
-            curl.setopt(pycurl.HTTPGET, 1)
-        else:
-            curl.setopt(pycurl.POSTFIELDS, body)
-        self._body.clear()
-        self._look(self._turns.take())
-        try:
-            curl.perform()
-        except pycurl.error as error:
-            if error.args[0] == pycurl.E_ABORTED_BY_CALLBACK and not self._sockets.ended:
-                raise NotSent("held back") from None
-            # A write error is `_Body` refusing more: the status is good.
-            if error.args[0] != pycurl.E_WRITE_ERROR:
-                raise ExchangeFailed(self._trouble(*error.args)) from None
-        status: int = curl.getinfo(pycurl.RESPONSE_CODE)
+        # A write error is `_Body` refusing more: the status is good.
+        if code not in (pycurl.E_OK, pycurl.E_WRITE_ERROR):
+            if code == pycurl.E_ABORTED_BY_CALLBACK and not self._stopped:
+                raise NotSent("held back")
+            raise ExchangeFailed(self._trouble(code, text))
+        status: int = self._curl.getinfo(pycurl.RESPONSE_CODE)
         return status
+
+    @property
+    def handle(self) -> pycurl.Curl:
+        """What `Transfers` runs instead of `perform`."""
+        return self._curl
 
     @property
     def body(self) -> bytes | None:
@@ -233,6 +250,10 @@ class Connection:
         target: bytes | None = self._curl.getinfo_raw(pycurl.REDIRECT_URL)
         return None if target is None else quote(target, safe=string.punctuation)
 
+    @property
+    def _stopped(self) -> bool:
+        return self._sockets is not None and self._sockets.ended
+
     def _set_headers(self, credential: Credential | None) -> None:
         headers = list(self._headers)
         if credential is not None:
@@ -242,7 +263,7 @@ class Connection:
 
     def _trouble(self, code: int, text: str) -> str:
         """What to say of libcurl's error: of its texts, which hold addresses, only what names TLS trouble."""
-        if self._sockets.ended:
+        if self._stopped:
             return "stopped"
         if code == pycurl.E_OPERATION_TIMEDOUT:
             kind = "timeout" if text.startswith("Operation") else "connect timeout"
@@ -279,12 +300,14 @@ class Connections:
         ConfigError: a certificate file is missing or cannot be used.
     """
 
-    def __init__(self, config: Ratings, before_sending: BeforeSending) -> None:
+    def __init__(self, config: Ratings, before_sending: BeforeSending, *, interruptible: bool = True) -> None:
+        """With `interruptible`, `end` works, and each connection is of use outside `Transfers` only."""
         _check_certificates(config)
         self._before_sending = before_sending
         self._settings = tuple(_settings(config))
         self._headers = _headers(config)
         self._sockets = _Sockets()
+        self._shared = self._sockets if interruptible else None
         self._turns = _Turns()
         self._idle: deque[Connection] = deque()
 
@@ -301,7 +324,7 @@ class Connections:
         try:
             return self._idle.pop()
         except IndexError:
-            return Connection(self._settings, self._headers, self._sockets, self._before_sending, self._turns)
+            return Connection(self._settings, self._headers, self._shared, self._before_sending, self._turns)
 
     def give_back(self, connection: Connection) -> None:
         self._idle.append(connection)

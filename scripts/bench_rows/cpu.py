@@ -9,7 +9,7 @@ from statistics import median
 
 from scripts.bench_rows.figures import Figure, Scale, compared, measured, row
 from scripts.bench_rows.processes import Used
-from scripts.bench_rows.site import Site, lines, set_up_peers, site
+from scripts.bench_rows.site import Site, lines, site
 
 MICRO = 1e6
 WHAT = "CPU an account over TLS, whole job"
@@ -17,7 +17,7 @@ WHAT = "CPU an account over TLS, whole job"
 
 @row("cpu-aiohttp", "CPU, accounts a second and connections, against asyncio + aiohttp + batched sqlite")
 def cpu_aiohttp(scale: Scale, folder: Path) -> Iterator[Figure]:
-    accounts = scale.accounts(50_000)
+    accounts = scale.accounts(100_000)
     ours: list[_Run] = []
     theirs: list[_Run] = []
     for mine, other in _rounds(folder, accounts, "aiohttp_sqlite", scale.rounds(5)):
@@ -71,7 +71,7 @@ def cpu_dlt(scale: Scale, folder: Path) -> Iterator[Figure]:
 
 
 def _against(scale: Scale, folder: Path, name: str, peer: str, called: str, at_most: float) -> Figure:
-    accounts = scale.accounts(20_000)
+    accounts = scale.accounts(50_000)
     rounds = list(_rounds(folder, accounts, peer, scale.rounds(3)))
     return compared(
         name,
@@ -96,7 +96,6 @@ class _Run:
 
 def _rounds(folder: Path, accounts: int, peer: str, rounds: int) -> Iterator[tuple[_Run, _Run]]:
     """The job and the peer in turn; what they deliver must be the same."""
-    set_up_peers()
     with site(folder, accounts) as place:
         expected = place.expected()
         for number in range(rounds):

@@ -14,6 +14,7 @@ from pathlib import Path
 from scripts.bench_rows import cpu, quota, size, startup, table
 from scripts.bench_rows.figures import ROWS, Figure, Row, Scale, chosen
 from scripts.bench_rows.processes import describe_machine
+from scripts.bench_rows.site import set_up
 
 FAMILIES = (quota, cpu, size, startup)
 QUICK = Scale(part=0.001, most_rounds=1)
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"{each.name:13} {each.about}" for each in ROWS.values()))
         return 0
     scale = QUICK if options.quick else Scale(options.part, options.rounds)
+    set_up()
     machine, day = describe_machine(), f"{datetime.now(UTC):%Y-%m-%d}"
     figures, failed = _measure(rows, scale)
     print(machine, table.plain(figures), sep="\n\n")

@@ -94,7 +94,15 @@ def timed(command: Sequence[str | Path], environment: Mapping[str, str] | None =
 
 def clean(more: Mapping[str, str]) -> dict[str, str]:
     """The environment without what would change the job or the peers."""
-    unwanted = ("ESGBATCH_", "SSL_CERT", "REQUESTS_CA", "CURL_CA", "HTTP_PROXY", "HTTPS_PROXY")
+    unwanted = (
+        "ESGBATCH_",
+        "SSL_CERT",
+        "REQUESTS_CA",
+        "CURL_CA",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "PYTHONDONTWRITEBYTECODE",  # an installed program is not compiled at each start
+    )
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(unwanted)}
     return kept | dict(more)
 

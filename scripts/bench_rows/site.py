@@ -21,6 +21,7 @@ from scripts.bench_rows.processes import Used, clean, run, server_cores
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "scripts" / "peers"
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+JOB_PYTHON = ROOT / ".venv-job" / "bin" / "python"
 SEED = 7
 DAY = "2026-11-23"
 SCORES = "Environmental Score,Social Score,Governance Score,Overall ESG Score"
@@ -39,7 +40,7 @@ class Site:
     accounts: int
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "esgbatch", *arguments, "--config", str(self.config)]
+        return [str(JOB_PYTHON), "-m", "esgbatch", *arguments, "--config", str(self.config)]
 
     def job(
         self,
@@ -117,8 +118,11 @@ def site(folder: Path, accounts: int, *arguments: str) -> Iterator[Site]:
         yield Site(folder, server, desk, write_config(folder, server.places, desk, rate=None), accounts)
 
 
-def set_up_peers() -> None:
-    """Make `.venv-bench`, where it is not there yet."""
+def set_up() -> None:
+    """Make `.venv-bench` and `.venv-job`, where they are not there yet.
+
+    The tests' packages are not in them: some of the job's libraries load more where they find it.
+    """
     subprocess.run(
         [ROOT / "scripts" / "setup", "bench"], stdout=sys.stderr, env=os.environ | clean({}), check=True
     )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scripts.bench_rows.figures import Figure, Scale, compared, row
 from scripts.bench_rows.processes import timed
-from scripts.bench_rows.site import DAY, PEERS, site
+from scripts.bench_rows.site import DAY, JOB_PYTHON, PEERS, site
 
-HELLO = (sys.executable, PEERS / "hello.py")
+HELLO = (JOB_PYTHON, PEERS / "hello.py")
 MILLI = 1e3
 
 
 @row("help", "esgbatch --help against a Typer hello-world's --help")
 def help_(scale: Scale, folder: Path) -> Iterator[Figure]:
-    ours, theirs = (sys.executable, "-m", "esgbatch", "--help"), (*HELLO, "--help")
+    ours, theirs = (JOB_PYTHON, "-m", "esgbatch", "--help"), (*HELLO, "--help")
     yield _figure("help", "`esgbatch --help`", ours, theirs, {}, scale, "hello-world --help", 1.3)
 
 

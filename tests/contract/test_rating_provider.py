@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from esgbatch.config.model import Ratings
-from esgbatch.http.auth import authenticator
 from esgbatch.model import Answer, Reason, Verdict
 from esgbatch.ports import RatingProvider
-from esgbatch.ratings.client import CurlRatings
 from tests.sockets.certificates import Authority, server_context
 from tests.sockets.faultserver import FaultServer, Peer, close_at_once, redirect, respond, respond_json, stall
+from tests.sockets.provider import WAYS, Ways, ways
 
 SCORES = {"environmental": 71.235, "social": "64.1", "governance": 80, "overall": 71.79}
 
@@ -42,8 +41,14 @@ def treat(peer: Peer) -> None:
     TREATMENTS.get(word, TREATMENTS["good"])(peer)
 
 
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Iterator[Ways]:
+    with ways.going(request.param):
+        yield ways
+
+
 @pytest.fixture(params=["get", "post", "tls"])
-def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RatingProvider]:
+def provider(request: pytest.FixtureRequest, tmp_path: Path, way: Ways) -> Iterator[RatingProvider]:
     authority = Authority(tmp_path)
     tls = server_context(authority.sign("127.0.0.1")) if request.param == "tls" else None
     with FaultServer(treat, tls=tls) as server:
@@ -52,8 +57,7 @@ def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RatingP
             "post": {"url": server.url, "method": "POST", "body": {"id": "{account_id}"}},
             "tls": {"url": server.url + "/{account_id}", "ca_bundle": str(authority.pem)},
         }
-        config = Ratings.model_validate(options[request.param])
-        yield CurlRatings(config, authenticator(config))
+        yield way.open(Ratings.model_validate(options[request.param]))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Attempts a second by threads, and by one and two Dask workers, against the sandbox's ESG API.
+"""Attempts a second by one thread, and by one and two Dask workers, against the sandbox's ESG API.
 
 What is measured is dispatcher, engine, client and network; outcomes are kept in memory. The
 limit is out of reach, so that the slowest part shows: the API of the sandbox included,
@@ -25,7 +25,7 @@ from esgbatch.fetching.retry import Backoff
 from esgbatch.http.auth import authenticator
 from esgbatch.model import Outcome, State, Work
 from esgbatch.ports import Engine
-from esgbatch.ratings.client import CurlRatings
+from esgbatch.ratings.attempts import CurlAttempts
 from esgbatch.sandbox.data import Firm
 from esgbatch.sandbox.launch import sandbox
 from esgbatch.wiring import open_cluster
@@ -117,10 +117,10 @@ def main() -> None:
             )
             ratings = Ratings(url=server.places.ratings_url, auth=login)
             measure(
-                "threads",
+                "one thread",
                 ids,
                 arguments.concurrency,
-                lambda: ThreadEngine(CurlRatings(ratings, authenticator(ratings)), arguments.concurrency),
+                lambda: ThreadEngine(CurlAttempts(ratings, authenticator(ratings), arguments.concurrency)),
             )
             for workers in (1, 2):
                 with Cluster(root / f"nodes-{workers}", workers=workers, debug=False) as cluster:

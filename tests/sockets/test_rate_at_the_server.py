@@ -24,7 +24,7 @@ from esgbatch.fetching.engines import ThreadEngine
 from esgbatch.fetching.limiter import RateLimiter, WindowGuard
 from esgbatch.fetching.retry import Backoff
 from esgbatch.http.auth import Credential, StaticAuthenticator
-from esgbatch.ratings.client import CurlRatings
+from esgbatch.ratings.attempts import CurlAttempts
 from tests.simulated import RecordingListener
 from tests.sockets.certificates import Authority
 from tests.sockets.provider import BODY
@@ -36,17 +36,20 @@ LIMIT = 60
 
 
 class SlowRenewal:
-    """A login at which every thread waits for half a second, once."""
+    """A login that is due once, after 59 requests, and takes half a second then."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls = 0
+        self._given = 0
+        self._renewed = False
+
+    def ready(self) -> bool:
+        return self._renewed or self._given < 59
 
     def credential(self) -> Credential:
-        with self._lock:
-            self._calls += 1
-            if self._calls == 60:
-                time.sleep(0.5)
+        if not self.ready():
+            time.sleep(0.5)
+            self._renewed = True
+        self._given += 1
         return Credential("Authorization", "Bearer x")
 
     def refused(self, credential: Credential | None) -> None:
@@ -64,9 +67,9 @@ def most_in_a_second(arrivals: list[float]) -> int:
     return most
 
 
-def run(provider: CurlRatings, accounts: int) -> None:
+def run(attempts: CurlAttempts, accounts: int) -> None:
     dispatcher = Dispatcher(
-        ThreadEngine(provider, 64),
+        ThreadEngine(attempts),
         RateLimiter(LIMIT, 64),
         FixedConcurrency(64),
         Backoff(0.5, 60.0),
@@ -108,9 +111,18 @@ class ArrivalServer:
 def test_a_slow_renewal_does_not_let_a_burst_through():
     with ArrivalServer("0") as server:
         ratings = Ratings(url=f"http://127.0.0.1:{server.port}/{{account_id}}")
-        run(CurlRatings(ratings, SlowRenewal(), before_sending=WindowGuard(LIMIT).wait), 150)
+        run(CurlAttempts(ratings, SlowRenewal(), 64, before_sending=WindowGuard(LIMIT).wait), 150)
     assert len(server.times) == 150
     assert most_in_a_second(server.times) <= LIMIT
+
+
+def test_those_that_waited_for_a_renewal_do_not_leave_together() -> None:
+    """Nor need the guard hold them back, which would hold up everything else: they get new permits."""
+    with ArrivalServer("0") as server:
+        ratings = Ratings(url=f"http://127.0.0.1:{server.port}/{{account_id}}")
+        run(CurlAttempts(ratings, SlowRenewal(), 64), 150)
+    assert len(server.times) == 150
+    assert most_in_a_second(server.times) <= LIMIT + 3, "thirty waited"
 
 
 @contextlib.contextmanager
@@ -155,6 +167,6 @@ def test_slow_handshakes_do_not_let_a_burst_through(tmp_path: Path):
     ):
         ratings = Ratings(url=f"https://localhost:{port}/{{account_id}}", ca_bundle=str(authority.pem))
         nobody = StaticAuthenticator(lambda: None)
-        run(CurlRatings(ratings, nobody, before_sending=WindowGuard(LIMIT).wait), 150)
+        run(CurlAttempts(ratings, nobody, 64, before_sending=WindowGuard(LIMIT).wait), 150)
     assert len(server.times) == 150
     assert most_in_a_second(server.times) <= LIMIT

@@ -46,6 +46,8 @@ from tests.sockets.provider import (
     without_length,
 )
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.fixture(autouse=True)
 def token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from esgbatch.model import Answer, Verdict
-from esgbatch.ratings.client import CurlRatings
 from tests.sockets.faultserver import (
     FaultServer,
     Peer,
@@ -25,17 +24,20 @@ from tests.sockets.provider import (
     ACCOUNT,
     BODY,
     GOOD,
+    Client,
     full_port,
+    open_sockets,
     provider,
     run_threads,
     until,
+    ways,
     without_length,
 )
 
 # --- stopping ---------------------------------------------------------------------------------
 
 
-def stopped_in_time(client: CurlRatings, waiting: Callable[[], bool]) -> list[Answer]:
+def stopped_in_time(client: Client, waiting: Callable[[], bool]) -> list[Answer]:
     """Start eight attempts, abort when `waiting`, and check that all end within two seconds."""
     answers: list[Answer] = []
     threads = [threading.Thread(target=lambda: answers.append(client.rate(ACCOUNT))) for _ in range(8)]
@@ -63,7 +65,7 @@ def test_abort_while_the_server_stalls(fault: Callable[[Peer], None]) -> None:
 def test_abort_while_connecting() -> None:
     with full_port() as port:
         client = provider(f"http://127.0.0.1:{port}", timeout={"connect": 30, "read": 30})
-        stopped_in_time(client, lambda: len(client._connections._sockets._descriptors) == 8)
+        stopped_in_time(client, lambda: open_sockets(client) == 8)
 
 
 def test_abort_in_the_middle_of_a_tls_handshake() -> None:
@@ -73,6 +75,7 @@ def test_abort_in_the_middle_of_a_tls_handshake() -> None:
         stopped_in_time(client, lambda: server.connections == 8)
 
 
+@pytest.mark.usefixtures("way")
 def test_abort_does_not_touch_other_sockets() -> None:
     """The descriptors of closed connections have new owners by then."""
     with FaultServer(respond(200, BODY, {"Connection": "close"})) as server:
@@ -95,6 +98,7 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.usefixtures("way")
 def test_connections_leave_no_descriptors() -> None:
     answers: list[Answer] = []
 
@@ -108,12 +112,14 @@ def test_connections_leave_no_descriptors() -> None:
         run_threads(4, work)
         assert Counter((each.verdict, each.detail) for each in answers) == {(Verdict.RATED, ""): 2000}
         assert server.connections == 2000
-        assert len(clients[0]._connections._sockets._descriptors) <= 4
+        assert open_sockets(clients[0]) <= 4
+    ways.forget()
     clients.clear()
     gc.collect()
     until(lambda: open_descriptors() <= before)
 
 
+@pytest.mark.usefixtures("way")
 def test_the_connection_used_last_is_used_first() -> None:
     """Threads take turns; were each to keep its own, a server would have closed it in between."""
     with FaultServer(GOOD) as server:

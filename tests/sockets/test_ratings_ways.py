@@ -14,9 +14,7 @@ import pytest
 from esgbatch.config.model import Ratings
 from esgbatch.errors import ConfigError
 from esgbatch.http import trust
-from esgbatch.http.auth import authenticator
 from esgbatch.model import Verdict
-from esgbatch.ratings.client import CurlRatings
 from tests.sockets.certificates import Authority, Pair, server_context
 from tests.sockets.faultserver import (
     FaultServer,
@@ -34,9 +32,13 @@ from tests.sockets.provider import (
     BEARER,
     GOOD,
     TOKEN,
+    oauth2,
     provider,
     rate,
+    ways,
 )
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 @pytest.fixture(autouse=True)
@@ -79,15 +81,6 @@ def test_a_login_that_fails_sends_nothing(login: Callable[[Peer], None], verdict
         assert not server.requests
 
 
-def oauth2(gate: FaultServer) -> dict[str, object]:
-    return {
-        "kind": "oauth2",
-        "token_url": gate.url + "/token",
-        "client_id": "esgbatch",
-        "client_secret": {"env": "ESG_TOKEN"},
-    }
-
-
 def test_nobody_logs_in_after_an_abort() -> None:
     with FaultServer(respond_json({"access_token": "t"})) as gate:
         client = provider("https://esg.example", auth=oauth2(gate))
@@ -125,7 +118,7 @@ def test_a_redirect_is_followed_by_the_next_attempt() -> None:
         assert (first.verdict, first.http_status, len(server.requests)) == (Verdict.REDIRECTED, 302, 1)
         assert client.rate("another").verdict is Verdict.RATED
         assert client.rate(ACCOUNT).verdict is Verdict.RATED
-        assert not client._redirected
+        assert not client._api._redirected
         targets = [request.target for request in server.requests]
         assert targets[1:] == ["/v1/accounts/another/esg", "/v1/accounts/moved?to=%2F"]
         assert all(request.headers["authorization"] == f"Bearer {TOKEN}" for request in server.requests)
@@ -173,7 +166,7 @@ def test_a_redirect_to_nowhere(location: str | None, status: int) -> None:
     with FaultServer(respond(status, headers=headers)) as server:
         client = provider(server.url)
         answer = client.rate(ACCOUNT)
-        assert not client._redirected
+        assert not client._api._redirected
     assert (answer.verdict, answer.detail) == (Verdict.TRANSIENT, f"HTTP {status} without a usable Location")
 
 
@@ -189,7 +182,7 @@ def test_a_location_beyond_ascii() -> None:
 def test_no_other_protocol_is_spoken() -> None:
     """Whatever should come past the checks of the configuration and of redirects."""
     config = Ratings(url="https://esg.example/{account_id}").model_copy(update={"url": "file:///etc/hostname"})
-    answer = CurlRatings(config, authenticator(config)).rate(ACCOUNT)
+    answer = ways.open(config).rate(ACCOUNT)
     assert (answer.verdict, answer.detail) == (Verdict.TRANSIENT, "no valid HTTP")
 
 
@@ -397,8 +390,7 @@ def test_a_request_is_held_back_at_the_last_moment_and_keeps_its_way() -> None:
     """The connection stands by then; nothing is sent, and a redirect is not forgotten."""
     says = iter([True, False, True])
     with FaultServer(in_order(redirect("/moved"), GOOD)) as server:
-        config = Ratings(url=server.url + "/{account_id}")
-        client = CurlRatings(config, authenticator(config), before_sending=lambda: next(says))
+        client = ways.open(Ratings(url=server.url + "/{account_id}"), before_sending=lambda: next(says))
         verdicts = [client.rate(ACCOUNT).verdict for _ in range(3)]
         assert verdicts == [Verdict.REDIRECTED, Verdict.LOST, Verdict.RATED]
         assert [request.target for request in server.requests] == [f"/{ACCOUNT}", "/moved"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,6 +124,19 @@ def test_a_secret_that_cannot_be_read_again_leaves_the_refused_one(tmp_path: Pat
     secret.unlink()
     found.refused(found.credential())
     assert found.credential() == Credential("Authorization", "Bearer first")
+
+
+def test_a_secret_is_always_ready(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.touch(0o600)
+    secret.write_text("first")
+    for found in (
+        authenticator(web(kind="none")),
+        authenticator(web(kind="bearer", token={"file": str(secret)})),
+    ):
+        assert found.ready()
+        found.refused(found.credential())
+        assert found.ready(), "nobody is asked but a file"
 
 
 # --- OAuth2 -----------------------------------------------------------------------------------
@@ -260,6 +275,102 @@ def test_only_the_current_token_can_be_refused(login: Callable[..., Login]) -> N
     one.client.refused(None)
     assert one.client.credential() == second
     assert one.calls == 2
+
+
+def test_a_token_is_ready_until_it_is_to_be_renewed_or_refused(login: Callable[..., Login]) -> None:
+    one = login(tokens(3600))
+    assert not one.client.ready()
+    assert one.calls == 0, "it asks nobody"
+    first = one.client.credential()
+    assert one.client.ready()
+    one.now += 3539.9
+    assert one.client.ready()
+    one.now += 0.2
+    assert not one.client.ready(), "though it holds for another minute"
+    second = one.client.credential()
+    assert one.client.ready()
+    one.client.refused(first)
+    assert one.client.ready()
+    one.client.refused(second)
+    assert not one.client.ready()
+    assert one.calls == 2
+
+
+def test_a_token_that_could_not_be_renewed_but_still_holds_is_ready(login: Callable[..., Login]) -> None:
+    one = login(in_order(tokens(3600), respond(503)))
+    one.token()
+    one.now += 3545
+    assert not one.client.ready()
+    one.token()
+    assert one.client.ready()
+    one.now += 5.1
+    assert not one.client.ready()
+
+
+@contextlib.contextmanager
+def renewal_under_way(login: Callable[..., Login], renewal: Answer) -> Iterator[Login]:
+    """A token that holds for another minute, and is being renewed; at the end the login server answers."""
+    go = threading.Event()
+
+    def slow(peer: Peer) -> None:
+        go.wait(10)
+        renewal(peer)
+
+    one = login(in_order(tokens(3600), slow, respond_json({"access_token": "token-9"})))
+    one.token()
+    one.now += 3550
+
+    def renew() -> None:
+        with suppress(LoginUnavailable):
+            one.token()
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    one.server.wait_for(2)
+    yield one
+    go.set()
+    renewing.join(10)
+    assert not renewing.is_alive()
+
+
+def test_a_refusal_does_not_wait_for_a_renewal_under_way(login: Callable[..., Login]) -> None:
+    with renewal_under_way(login, respond_json({"access_token": "token-2"})) as one:
+        began = time.monotonic()
+        one.client.refused(Credential("Authorization", "Bearer token-1"))
+        assert time.monotonic() - began < 5
+        assert not one.client.ready()
+    assert one.token() == "token-2"
+    assert one.calls == 2
+
+
+def test_a_token_refused_during_a_renewal_that_fails_is_not_used_again(login: Callable[..., Login]) -> None:
+    """It still holds, says its `expires_in`; the API knows better."""
+    with renewal_under_way(login, respond(503)) as one:
+        one.client.refused(Credential("Authorization", "Bearer token-1"))
+    assert not one.client.ready()
+    assert one.token() == "token-9"
+
+
+def test_refusals_of_an_old_token_do_not_hide_one_of_the_current(login: Callable[..., Login]) -> None:
+    """As many threads hear of a 401 at once."""
+    one = login(tokens())
+    old = one.client.credential()
+    one.client.refused(old)
+    for number in range(2, 7):
+        current = one.client.credential()
+        assert current.value == f"Bearer token-{number}"
+        stop = threading.Event()
+
+        def refuse_the_old(stop: threading.Event = stop) -> None:
+            while not stop.is_set():
+                one.client.refused(old)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in range(THREADS):
+                pool.submit(refuse_the_old)
+            one.client.refused(current)
+            stop.set()
+        assert not one.client.ready()
 
 
 def test_threads_that_wait_for_a_login_that_fails_share_the_failure(login: Callable[..., Login]) -> None:
