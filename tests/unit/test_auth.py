@@ -321,7 +321,7 @@ def renewal_under_way(login: Callable[..., Login], renewal: Answer) -> Iterator[
     one.now += 3550
 
     def renew() -> None:
-        with suppress(LoginUnavailable):
+        with contextlib.suppress(LoginUnavailable):
             one.token()
 
     renewing = threading.Thread(target=renew)
