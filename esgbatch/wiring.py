@@ -36,7 +36,7 @@ from esgbatch.errors import ConfigError, EncryptionError, NothingToDo
 from esgbatch.fetching.concurrency import AutoConcurrency, FixedConcurrency
 from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.engines import ThreadEngine
-from esgbatch.fetching.limiter import RateLimiter, WindowGuard
+from esgbatch.fetching.limiter import GUARDED_CATCH_UP, RateLimiter, WindowGuard
 from esgbatch.fetching.retry import Backoff
 from esgbatch.fetching.ticket import Pace
 from esgbatch.files import private_folder
@@ -200,7 +200,7 @@ def make_dispatcher(
 
         guard = WindowGuard(ratings.rate_limit)
         engine = ThreadEngine(CurlAttempts(ratings, authenticator(ratings), most, before_sending=guard.wait))
-        limiter = RateLimiter(ratings.rate_limit, most)
+        limiter = RateLimiter(ratings.rate_limit, most, catch_up=GUARDED_CATCH_UP)
     return Dispatcher(
         engine,
         limiter,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 CATCH_UP = 0.004
+GUARDED_CATCH_UP = 0.009
 
 
 def whole_requests(limit: float) -> float:
@@ -26,7 +27,7 @@ class RateLimiter:
 
     A `BoundedSemaphore` caps what is in flight; a schedule of next slots caps the rate.
     Slots are evenly spaced: the schedule starts empty, so that there is no burst at the
-    start, and a late caller catches up by 4 ms at most. The spacing is a little wider
+    start, and a late caller catches up by a few milliseconds at most. The spacing is a little wider
     than 1 / limit, because the promise holds where requests *arrive*: over any window
     the network and the scheduler may squeeze them together by about 8 ms at high
     limits and 17 ms at low ones before one request too many falls into a second.
@@ -37,10 +38,15 @@ class RateLimiter:
         in_flight: the most permits held at the same time.
         validity: seconds that may pass between a permit and its request. Those of a second
             and of that time more may then leave in one second, so they are spread over both.
+        catch_up: seconds by which a late caller catches up. A commit takes longer than 4 ms, but only
+            where a `WindowGuard` stands before the network may it be made up for.
     """
 
-    def __init__(self, limit: float, in_flight: int, *, validity: float = 0.0) -> None:
+    def __init__(
+        self, limit: float, in_flight: int, *, validity: float = 0.0, catch_up: float = CATCH_UP
+    ) -> None:
         self.spacing = (1 + margin(limit) + validity) / whole_requests(limit)
+        self._catch_up = catch_up
         self._slow = (self.spacing, -math.inf)
         self._next = -math.inf
         self._permits = threading.BoundedSemaphore(in_flight)
@@ -72,7 +78,7 @@ class RateLimiter:
         """Take a permit if a slot and a place are free at `now`."""
         if self._next > now or not self._permits.acquire(blocking=False):
             return False
-        self._next = max(self._next, now - CATCH_UP) + self._spacing(now)
+        self._next = max(self._next, now - self._catch_up) + self._spacing(now)
         return True
 
     def release(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from esgbatch.fetching.limiter import RateLimiter, WindowGuard, margin
+from esgbatch.fetching.limiter import GUARDED_CATCH_UP, RateLimiter, WindowGuard, margin
 
 # The network and the server's scheduler may bring requests this much closer together.
 SQUEEZE = 0.007
@@ -30,9 +30,16 @@ pauses = st.lists(
 bursts = st.booleans()
 
 
-def permits(limit: float, waits: Iterable[float], *, burst: bool = True, start: float = 1000.0) -> list[float]:
+def permits(
+    limit: float,
+    waits: Iterable[float],
+    *,
+    burst: bool = True,
+    start: float = 1000.0,
+    catch_up: float = CATCH_UP,
+) -> list[float]:
     """When each permit was given: a caller comes after every wait and takes all it can get."""
-    limiter = RateLimiter(limit, 100_000)
+    limiter = RateLimiter(limit, 100_000, catch_up=catch_up)
     now, given_at = start, []
     for wait in waits:
         now += wait
@@ -80,14 +87,23 @@ def test_below_one_a_second_the_spacing_is_as_long_as_it_must(limit: float, wait
         assert all(later - earlier >= 1 / limit for earlier, later in itertools.pairwise(given_at))
 
 
-@given(limits, pauses)
-def test_nobody_catches_up_by_more_than_a_moment(limit: float, waits: list[float]) -> None:
+@given(limits, pauses, bursts)
+def test_who_may_catch_up_by_more_leaves_less_for_the_squeeze(
+    limit: float, waits: list[float], burst: bool
+) -> None:
+    """Permits alone hold the limit; what the network does is the guard's business then."""
+    given_at = permits(limit, waits, burst=burst, catch_up=GUARDED_CATCH_UP)
+    assert most_within(1.0 + 0.002, given_at) <= max(1, math.floor(limit))
+
+
+@given(limits, pauses, st.sampled_from([CATCH_UP, GUARDED_CATCH_UP]))
+def test_nobody_catches_up_by_more_than_a_moment(limit: float, waits: list[float], catch_up: float) -> None:
     """So that there is no burst after a pause."""
-    given_at = permits(limit, waits)
+    given_at = permits(limit, waits, catch_up=catch_up)
     spacing = RateLimiter(limit, 1).spacing
     for count in (1, 2, 5):
         for first, last in zip(given_at, given_at[count:], strict=False):
-            assert last - first >= count * spacing - CATCH_UP - 1e-9
+            assert last - first >= count * spacing - catch_up - 1e-9
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10, 50, 500, 2000])
