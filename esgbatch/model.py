@@ -1,4 +1,8 @@
-"""The words the program is written in. Values only: no input, no output, no clock."""
+"""The words the program is written in. Values only: no input, no output, no clock.
+
+What is made for every account is not frozen, which costs more than all the rest of it. Nor is what
+holds a name a tuple: those are written out where a value of an unknown kind shows its kind only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ E = TypeVar("E", bound=StrEnum)
 # --- what the account system says -------------------------------------------------------------
 
 
-class Listing(NamedTuple):
+@dataclass(slots=True)
+class Listing:
     """One row as the account system gave it; `account_id` is None where it has no usable one."""
 
     account_id: str | None
@@ -90,7 +95,7 @@ class Quota:
     seconds: float
 
 
-@dataclass(slots=True)  # frozen ones take twice as long to make
+@dataclass(slots=True)
 class Answer:
     """One attempt's result.
 
@@ -131,7 +136,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(slots=True)  # frozen ones take twice as long to make
+@dataclass(slots=True)
 class Outcome:
     """How an account's rating ended, or was put off to the last pass (`DEFERRED`).
 
@@ -149,7 +154,8 @@ class Outcome:
     last_attempt: float | None = None
 
 
-class Row(NamedTuple):
+@dataclass(slots=True)
+class Row:
     """One account as it goes into the file: `scores` is None for a failed one."""
 
     account_id: str

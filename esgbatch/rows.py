@@ -32,11 +32,9 @@ class CsvFile:
         writer.writerow(self._header)
         missing = (NOT_AVAILABLE,) * (len(self._header) - 3)
         text = self._text
-        for account_id, name, scores in rows:
-            if scores is None:
-                writer.writerow((text(account_id), text(name), *missing, FAILED))
-            else:
-                writer.writerow((text(account_id), text(name), *scores, SUCCESS))
+        for row in rows:
+            scores, status = (missing, FAILED) if row.scores is None else (row.scores, SUCCESS)
+            writer.writerow((text(row.account_id), text(row.name), *scores, status))
             self.rows += 1
             if buffer.tell() >= CHUNK:
                 yield _taken(buffer)

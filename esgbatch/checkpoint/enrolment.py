@@ -48,9 +48,7 @@ class Enrolment:
         if self._run.limit is not None:
             batch = _until(batch, self._run.limit - self.census.rows)
         refused = sum(each.account_id is None for each in batch)
-        active = [
-            (account_id, name) for account_id, name, is_active in batch if is_active and account_id is not None
-        ]
+        active = [(each.account_id, each.name) for each in batch if each.active and each.account_id is not None]
         usable = [(position, *row) for position, row in enumerate(active, self._position)]
         again = self._insert(connection, usable) if usable else ()
         kept = [each for each in usable if each[0] not in again] if again else usable

