@@ -103,8 +103,8 @@ def compared(
     return Figure(
         name,
         what,
-        f"{median(ours):,.4g} {unit}",
-        f"{median(theirs):,.4g} {unit}, {peer}",
+        f"{_figure(median(ours))} {unit}",
+        f"{_figure(median(theirs))} {unit}, {peer}",
         f"{ratio:.2f} x ({min(each):.2f} to {max(each):.2f})",
         f"≤ {at_most:g} x" if at_most is not None else f"≥ {at_least:g} x",
         met if scale.is_full else None,
@@ -127,3 +127,8 @@ def measured(
     return Figure(
         name, what, shown, "", result, target, met if scale.is_full else None, {"ours": list(samples)}
     )
+
+
+def _figure(value: float) -> str:
+    """Four digits, and all of a larger number's."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
