@@ -70,7 +70,8 @@ class CurlAttempts:
 
     def abort(self) -> None:
         self._aborted = True
-        self.wake()
+        # Whatever was rung before: a turn may have heard that, and waits again.
+        self._transfers.ring()
 
     def close(self) -> None:
         self._transfers.close()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from esgbatch.fetching.engines import ThreadEngine
-from esgbatch.http.auth import authenticator
+from esgbatch.http.auth import StaticAuthenticator, authenticator
 from esgbatch.model import Answer, Verdict, Work
 from esgbatch.ratings.attempts import CurlAttempts
 from esgbatch.ratings.transfers import Transfers
@@ -796,6 +796,25 @@ def test_a_bell_may_be_rung_after_the_end() -> None:
     gc.collect()
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(bell)
+
+
+def test_an_abort_ends_a_turn_though_the_last_ring_was_heard_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who starts something rings once; an abort has nothing that a turn would find without a ring."""
+
+    class Waking(StaticAuthenticator):
+        def ready(self) -> bool:
+            attempts.wake()  # between a turn's look at what was started and its wait
+            return True
+
+    attempts = CurlAttempts(settings("https://esg.example"), Waking(lambda: None), 1)
+    monkeypatch.setattr(attempts, "_attempt", lambda work: None)
+    attempts.start(Work(0, "A-1"))
+    attempts.turn(0.0)
+    attempts.abort()
+    began = time.monotonic()
+    attempts.turn(10.0)
+    assert time.monotonic() - began < 5
+    attempts.close()
 
 
 def test_a_ring_ends_a_turn_and_only_one() -> None:
