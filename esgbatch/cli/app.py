@@ -21,6 +21,9 @@ from esgbatch.cli.commands import evidence, keep, look, night, setup, training, 
 if TYPE_CHECKING:
     from esgbatch.errors import BatchError, StopRequested
 
+# config.model.MAX_THREADS of connections, and what else is open; not imported, for `--help` to be quick.
+FILES = 4096 + 1024
+
 app = typer.Typer(
     name="esgbatch",
     no_args_is_help=True,
@@ -64,6 +67,7 @@ def main() -> None:
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # nor is what it knows written to a disk when it crashes
     signal.signal(signal.SIGTERM, _terminate)
+    _allow_files()
     # A night makes millions of objects and hardly a cycle; each search goes through all that is loaded.
     gc.set_threshold(20_000)
     streams.guard()
@@ -72,6 +76,14 @@ def main() -> None:
         # An aborted attempt, log-in or check may still hang; everything is committed, so it is left behind.
         os._exit(code)
     sys.exit(code)
+
+
+def _allow_files() -> None:
+    """As many as the most connections need, where the system lets us: each is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _terminate(signum: int, _frame: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -258,6 +259,23 @@ def test_status_shows_the_running_job(slow: TestFirm):
 def test_the_limit_holds_at_the_server(slow: TestFirm):
     slow.run("run")
     assert slow.server.stats()["esg"]["max_per_second"] <= 150
+
+
+def test_more_connections_than_a_shell_allows_files(small: TestFirm):
+    """Most systems let a program open 1,024 files, and let it ask for more."""
+    small.server.switch(latency=1.0)
+    small.environment["ESGBATCH_RATINGS__CONCURRENCY"] = "250"
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, before[1]))
+    try:
+        process = small.process("run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with process:
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    (worked,) = json.loads(small.run("report", "--format", "json").out)["executions"]
+    assert worked["attempts"] == 300, "none failed for want of a file"
 
 
 def test_two_dates_at_once_share_one_limit(slow: TestFirm):
