@@ -72,14 +72,15 @@ def _copy(connection: Connection, run: int, cipher: RunCipher) -> None:
         if not page:
             return
         after = page[-1]["position"]
+        names = cipher.seal_names([(row["position"], row["account_id"], row["name"]) for row in page])
         connection.execute(
             insert(tables.accounts),
             [
                 {
                     **row,
-                    "name": cipher.seal_names([(row["position"], row["account_id"], row["name"])])[0],
+                    "name": name,
                     "scores": row["scores"] and cipher.seal_scores(row["position"], row["scores"]),
                 }
-                for row in page
+                for row, name in zip(page, names, strict=True)
             ],
         )

@@ -45,9 +45,9 @@ class Mailbox:
 class ThreadEngine:
     """A `ThreadPoolExecutor` whose worker drives every attempt under way, for the whole night.
 
-    One thread for all of them costs half the processor's time of one for each (docs/performance.md):
-    each of those wakes up for its answer, and waits for the interpreter's lock. libcurl gives the
-    lock back while it works, so that dispatcher and worker use two cores.
+    A thread for each would wake up for its answer and wait for the interpreter's lock
+    (docs/performance.md). libcurl gives the lock back while it works, so that dispatcher and worker
+    use two cores.
     """
 
     def __init__(self, attempts: Attempts) -> None:
