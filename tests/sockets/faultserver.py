@@ -146,8 +146,9 @@ class FaultServer:
             except OSError:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._start(self._serve, sock, self.connections)
+            # Counted before it is served: who has an answer may look at once.
             self.connections += 1
+            self._start(self._serve, sock, self.connections - 1)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         try:
