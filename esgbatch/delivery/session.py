@@ -154,11 +154,13 @@ def _shake_hands(transport: paramiko.Transport, config: Delivery, pinned: Pinned
 def _log_in(transport: paramiko.Transport, config: Delivery, key: paramiko.PKey) -> None:
     answered = threading.Event()
     transport.auth_publickey(config.username, key, answered)
-    answered.wait(config.timeout)
+    if not answered.wait(config.timeout):
+        # Said here, since the limit outside, which is as long, may come a moment later.
+        raise TimeoutError(f"the login took longer than {config.timeout:g} s")
     if transport.is_authenticated():
         return
     failure = transport.get_exception()
-    if isinstance(failure, paramiko.AuthenticationException) or (answered.is_set() and transport.is_active()):
+    if isinstance(failure, paramiko.AuthenticationException) or transport.is_active():
         raise DeliveryError(
             f"The SFTP server {config.host} refuses the login of {config.username} with the key "
             f"{config.private_key} ({key.fingerprint}){f': {failure}' if failure else ''}.",

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import paramiko
@@ -511,6 +511,19 @@ def test_a_login_that_is_never_answered_is_given_up(server: Sshd, package: Packa
     server.authorize(make_key(tmp_path / "somebody"))
     server.configure("AuthorizedKeysCommand /bin/sleep 1000", f"AuthorizedKeysCommandUser {server.username}")
     server.restart()
+    courier = Courier(server.delivery(timeout=1, attempts=1))
+    with within(4), pytest.raises(DeliveryError, match="login took longer than 1 s"):
+        courier.deliver(package)
+
+
+def test_a_login_that_takes_too_long_is_told_as_such_whichever_limit_strikes_first(
+    server: Sshd, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for the answer and the limit around it are as long; the limit was a moment later once in hundreds."""
+    server.authorize(make_key(tmp_path / "somebody"))
+    server.configure("AuthorizedKeysCommand /bin/sleep 1000", f"AuthorizedKeysCommandUser {server.username}")
+    server.restart()
+    monkeypatch.setattr(session, "_limit", lambda *_: nullcontext())
     courier = Courier(server.delivery(timeout=1, attempts=1))
     with within(4), pytest.raises(DeliveryError, match="login took longer than 1 s"):
         courier.deliver(package)
