@@ -12,6 +12,7 @@ import errno
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 import paramiko
@@ -19,6 +20,7 @@ from paramiko.sftp import (
     CMD_CLOSE,
     CMD_DATA,
     CMD_EXTENDED,
+    CMD_EXTENDED_REPLY,
     CMD_HANDLE,
     CMD_INIT,
     CMD_NAMES,
@@ -36,13 +38,16 @@ from paramiko.sftp import (
 from esgbatch.model import Digest
 
 FSYNC = "fsync@openssh.com"
+LIMITS = "limits@openssh.com"
 POSIX_RENAME = "posix-rename@openssh.com"
 UNEXPLAINED = errno.EREMOTEIO
 
 PROTOCOL_VERSION = 3
-# What every server takes (draft-ietf-secsh-filexfer-02, 3), and as much of it under way as OpenSSH has.
+# What every server takes (draft-ietf-secsh-filexfer-02, 3), and what OpenSSH's takes.
 BLOCK = 32 * 1024
-BLOCKS_UNDER_WAY = 64
+LARGEST_BLOCK = 255 * 1024
+UNDER_WAY = 2 * 1024 * 1024  # as much as OpenSSH's client has
+RECEIVED = 4 * 1024 * 1024  # more than a channel's window
 PRIVATE = 0o600
 
 
@@ -66,7 +71,9 @@ class SftpClient(_Base):
 
     def __init__(self, channel: paramiko.Channel) -> None:
         self.extensions: dict[str, bytes] = {}
+        self._channel = channel
         self._replies: dict[int, tuple[int, paramiko.Message]] = {}
+        self._received, self._taken = b"", 0
         super().__init__(channel)
 
     def upload(self, source: BinaryIO, path: str) -> Digest:
@@ -78,18 +85,19 @@ class SftpClient(_Base):
         Returns:
             The digest of what was sent.
         """
+        _, longest = self._longest
         handle = self._open(path, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE)
         content = hashlib.sha256()
         size = 0
 
         def writes() -> Iterator[tuple[object, ...]]:
             nonlocal size
-            while block := source.read(BLOCK):
+            while block := source.read(longest):
                 content.update(block)
                 yield CMD_WRITE, handle, int64(size), block
                 size += len(block)
 
-        for _ in self._pipelined(writes()):
+        for _ in self._pipelined(writes(), UNDER_WAY // longest):
             pass
         if (self.stat(path).st_size or 0) > size:
             self.truncate(path, size)
@@ -132,6 +140,25 @@ class SftpClient(_Base):
             return False
         return True
 
+    @cached_property
+    def _longest(self) -> tuple[int, int]:
+        """The longest read and write: what the server says it takes (OpenSSH's PROTOCOL, 4.8), up to a bound.
+
+        Every request costs the same, however long it is.
+        """
+        if LIMITS not in self.extensions:
+            return BLOCK, BLOCK
+        try:
+            kind, reply = self._request(CMD_EXTENDED, LIMITS)
+        except OSError as error:
+            if error.errno is None:  # not the server's answer
+                raise
+            return BLOCK, BLOCK
+        if kind != CMD_EXTENDED_REPLY:
+            return BLOCK, BLOCK
+        _packet, read, write = reply.get_int64(), reply.get_int64(), reply.get_int64()
+        return min(read or BLOCK, LARGEST_BLOCK), min(write or BLOCK, LARGEST_BLOCK)
+
     def _open(self, path: str, flags: int) -> bytes:
         attributes = paramiko.SFTPAttributes()
         attributes.st_mode = PRIVATE
@@ -141,9 +168,11 @@ class SftpClient(_Base):
         return reply.get_binary()
 
     def _blocks(self, handle: bytes, size: int) -> Iterator[bytes]:
-        extents = [(offset, min(BLOCK, size - offset)) for offset in range(0, size, BLOCK)]
+        longest, _ = self._longest
+        extents = [(offset, min(longest, size - offset)) for offset in range(0, size, longest)]
         reads = ((CMD_READ, handle, int64(offset), length) for offset, length in extents)
-        for (offset, length), reply in zip(extents, self._pipelined(reads), strict=True):
+        replies = self._pipelined(reads, UNDER_WAY // longest)
+        for (offset, length), reply in zip(extents, replies, strict=True):
             block = _data(*reply)
             yield block
             while (got := len(block)) < length:  # a server may give less than asked for
@@ -151,12 +180,14 @@ class SftpClient(_Base):
                 block = _data(*self._request(CMD_READ, handle, int64(offset), length))
                 yield block
 
-    def _pipelined(self, requests: Iterable[tuple[object, ...]]) -> Iterator[tuple[int, paramiko.Message]]:
-        """Send requests ahead of their replies; the replies in the requests' order, a failure raised."""
+    def _pipelined(
+        self, requests: Iterable[tuple[object, ...]], most: int
+    ) -> Iterator[tuple[int, paramiko.Message]]:
+        """Send up to `most` requests ahead of their replies; these in the requests' order, a failure raised."""
         waiting: deque[int] = deque()
         for kind, *arguments in requests:
             assert isinstance(kind, int)
-            if len(waiting) == BLOCKS_UNDER_WAY:
+            if len(waiting) == most:
                 yield self._reply(waiting.popleft())
             waiting.append(self._async_request(self, kind, *arguments))
         while waiting:
@@ -166,6 +197,20 @@ class SftpClient(_Base):
         while number not in self._replies:
             self._read_response()
         return self._replies.pop(number)
+
+    def _read_all(self, size: int) -> bytes:
+        """The next bytes, out of all that have come: paramiko moves the rest of its buffer at each read."""
+        parts: list[bytes] = []
+        while size:
+            if self._taken == len(self._received):
+                self._received, self._taken = self._channel.recv(RECEIVED), 0
+                if not self._received:
+                    raise EOFError
+            part = self._received[self._taken : self._taken + size]
+            self._taken += len(part)
+            size -= len(part)
+            parts.append(part)
+        return b"".join(parts)
 
     def _async_response(self, kind: int, message: paramiko.Message, number: int) -> None:
         """Called by paramiko for each reply to an `_async_request` of ours."""

@@ -32,6 +32,7 @@ from tests.sealing import until
 from tests.simulated import RecordingListener, SleeplessClock
 
 BIG = 32 * 1024 * 1024
+LONGEST = 255 * 1024  # write that OpenSSH's server takes
 POSIX_RENAME = "posix-rename@openssh.com"
 
 
@@ -43,7 +44,7 @@ def server(tmp_path: Path) -> Iterator[Sshd]:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Package:
-    return make_package(tmp_path)
+    return make_package(tmp_path, size=10 * LONGEST)
 
 
 class Courier:
@@ -350,6 +351,22 @@ def test_a_single_failed_write_is_noticed(tmp_path: Path, package: Package, writ
         assert courier.deliver(package, notes).attempts == 2
         assert struck.exists()
         assert retried == [True]
+        assert has_arrived(package, server.drop)
+
+
+@pytest.mark.parametrize(("faults", "long"), [([], True), (["hide:limits@openssh.com"], False)])
+def test_writes_are_as_long_as_the_server_takes(tmp_path: Path, faults: list[str], *, long: bool) -> None:
+    """The file in one write and the manifest in another; or the file in eight, which every server takes."""
+    package, struck = make_package(tmp_path, size=LONGEST), tmp_path / "struck"
+    with Sshd(tmp_path / "server", relay=[*faults, "fail:write:3", f"once:{struck}"]) as server:
+        assert Courier(server.delivery()).deliver(package).attempts == (1 if long else 2)
+        assert struck.exists() is not long
+
+
+def test_a_server_that_does_not_tell_its_limits_gets_what_every_server_takes(tmp_path: Path) -> None:
+    package = make_package(tmp_path, size=LONGEST)
+    with Sshd(tmp_path / "server", relay=["fail:limits@openssh.com:1"]) as server:
+        assert Courier(server.delivery()).deliver(package).attempts == 1
         assert has_arrived(package, server.drop)
 
 
