@@ -12,6 +12,7 @@ from typing import Protocol
 from esgbatch import manifest, quality
 from esgbatch.config.model import Config
 from esgbatch.deadline import Deadline
+from esgbatch.draft import Draft
 from esgbatch.errors import BatchError, DeadlinePassed, EncryptionError, SealedFileMissing, Withheld
 from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.stage import Rating
@@ -84,6 +85,17 @@ class Job:
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.clock.time(), UTC)
 
+    def draft(self, run: Run) -> Draft:
+        """The run's file in the making."""
+        low, high = map(float, self.config.ratings.score_range)
+        return Draft(
+            run,
+            self.records.outcomes,
+            CsvFile(self.config.header, guard_formulas=self.config.csv.guard_formulas),
+            quality.Scores(len(run.columns), low, high),
+            self.config.job.state_dir,
+        )
+
 
 def run_job(job: Job, run: Run, deadline: Deadline) -> Run:
     """List the active accounts, rate each, encrypt one file, deliver it.
@@ -99,18 +111,19 @@ def run_job(job: Job, run: Run, deadline: Deadline) -> Run:
     if run.stage is Stage.LISTING:
         with job.stage("listing"):
             run = list_accounts(job, run)
-    if run.stage is Stage.RATING:
-        audit_list(job, run)
-        with job.stage("rating"):
-            rate(job, run, deadline)
-            run = job.records.runs.advance(run, Stage.SEALING)
-    if run.stage in (Stage.SEALING, Stage.WITHHELD):
-        with job.stage("checking"):
-            scores = check(job, run)
-        with job.stage("sealing"):
-            run = seal(job, run, scores)
-    with job.stage("delivering"):
-        return deliver(job, run)
+    with job.draft(run) as draft:
+        if run.stage is Stage.RATING:
+            audit_list(job, run)
+            with job.stage("rating"):
+                rate(job, run, deadline, draft)
+                run = job.records.runs.advance(run, Stage.SEALING)
+        if run.stage in (Stage.SEALING, Stage.WITHHELD):
+            with job.stage("checking"):
+                check(job, run, draft)
+            with job.stage("sealing"):
+                run = seal(job, run, draft)
+        with job.stage("delivering"):
+            return deliver(job, run)
 
 
 def list_accounts(job: Job, run: Run) -> Run:
@@ -132,8 +145,10 @@ def audit_list(job: Job, run: Run) -> None:
     )
 
 
-def rate(job: Job, run: Run, deadline: Deadline) -> None:
+def rate(job: Job, run: Run, deadline: Deadline, draft: Draft) -> None:
     """Give every account an outcome, and write the failed ones to the error file.
+
+    What is final goes into the draft meanwhile.
 
     Raises:
         DeadlinePassed: accounts are left, and no partial file is wanted.
@@ -141,27 +156,27 @@ def rate(job: Job, run: Run, deadline: Deadline) -> None:
     """
     partial = job.config.job.on_deadline == "deliver_partial"
     with turn(job.config.job.state_dir, job.clock, job.listener):
-        ended = _rate(job, run, deadline, partial=partial)
-    _write_error_file(job, run)
+        ended, tally = _rate(job, run, deadline, draft, partial=partial)
+    _write_error_file(job, run, tally)
     if ended is not Ended.COMPLETE and not partial:
-        tally = job.records.outcomes.tally(run)
         raise DeadlinePassed(f"The deadline passed with {tally.done} of {tally.rows} accounts done.")
 
 
-def _rate(job: Job, run: Run, deadline: Deadline, *, partial: bool) -> Ended:
+def _rate(job: Job, run: Run, deadline: Deadline, draft: Draft, *, partial: bool) -> tuple[Ended, Tally]:
     stage = Rating(
         run,
         job.records,
         job.listener,
         job.clock,
         deadline,
+        draft.make,
         partial_at_deadline=partial,
         rate_limit=job.config.ratings.rate_limit,
     )
     dispatcher = job.make_dispatcher(deadline_binds=deadline.binds, tick=stage.tick)
     try:
         with job.stop.cooperative(dispatcher.wake):
-            return stage.run(dispatcher)
+            return stage.run(dispatcher), stage.tally
     except BaseException:
         # What ended the rating is the news; an error file that cannot be written as well is not.
         with suppress(BatchError):
@@ -172,17 +187,15 @@ def _rate(job: Job, run: Run, deadline: Deadline, *, partial: bool) -> Ended:
         dispatcher.close()
 
 
-def check(job: Job, run: Run) -> quality.Distribution:
-    """Keep a file back that looks wrong, unless it was approved; returns its scores in figures.
+def check(job: Job, run: Run, draft: Draft) -> None:
+    """Finish the draft, and keep it back where its figures look wrong, unless it was approved.
 
     Raises:
         Withheld: with the figures.
     """
-    tally = job.records.outcomes.tally(run)
+    draft.finish()
+    tally, scores = draft.tally, draft.scores
     quality.reconcile(run.census, tally)
-    low, high = map(float, job.config.ratings.score_range)
-    scored = (scores for _, scores in job.records.outcomes.scored(run))
-    scores = quality.describe(scored, len(run.columns), low, high)
     before = None if _is_partial(run, tally) else job.records.ledger.last_delivered_before(run)
     found = quality.findings(
         tally,
@@ -198,17 +211,15 @@ def check(job: Job, run: Run) -> quality.Distribution:
             _audit(job, run, "withheld", gates=[finding.gate for finding in found])
             job.records.runs.advance(run, Stage.WITHHELD)
         raise Withheld(f"The file is withheld: {'; '.join(finding.text for finding in found)}.")
-    return scores
 
 
-def seal(job: Job, run: Run, scores: quality.Distribution) -> Run:
-    """Encrypt the committed rows into the archive, and register the file with its manifest."""
+def seal(job: Job, run: Run, draft: Draft) -> Run:
+    """Encrypt the finished draft into the archive, and register the file with its manifest."""
     job.listener.event("sealing_started")
-    tally = job.records.outcomes.tally(run)
-    file = CsvFile(job.config.header, guard_formulas=job.config.csv.guard_formulas)
+    tally, scores = draft.tally, draft.scores
     sealed = job.encryptor.seal(
-        file.chunks(job.records.outcomes.rows(run)),
-        rows=lambda: quality.require_rows(file.rows, tally),
+        draft.chunks(),
+        rows=lambda: quality.require_rows(draft.rows, tally),
         name=manifest.plain_name(run.business_date),
         target=_archive_path(job.config.job.state_dir, run),
     )
@@ -253,7 +264,9 @@ def seal_again(job: Job, run: Run, lost: Revision) -> Run:
     at first. The gates have been passed, and are not asked again.
     """
     job.listener.event("sealed_file_missing", revision=lost.number)
-    return seal(job, run, quality.Distribution(lost.means, lost.histograms))
+    with job.draft(run) as draft:
+        draft.finish()
+        return seal(job, run, draft)
 
 
 def deliver(job: Job, run: Run) -> Run:
@@ -292,7 +305,7 @@ def deliver(job: Job, run: Run) -> Run:
         **({"began": manifest.rfc3339(began)} if repeated else {}),
     )
     job.records.ledger.delivered(run, receipt)
-    tally = job.records.outcomes.tally(run)
+    tally = manifest.tally(revision.manifest) or job.records.outcomes.tally(run)
     job.listener.event(
         "delivered",
         location=receipt.location,
@@ -334,8 +347,10 @@ def _archive_manifest(path: Path, content: bytes) -> None:
         raise EncryptionError(f"The manifest {path} cannot be written: {error.strerror}.") from None
 
 
-def _write_error_file(job: Job, run: Run) -> None:
-    errorfile.write(job.config.logging.directory, run, job.records.outcomes.failures(run))
+def _write_error_file(job: Job, run: Run, tally: Tally | None = None) -> None:
+    """With a `tally` that knows of none, no failure is looked for."""
+    failures = () if tally is not None and not tally.failed else job.records.outcomes.failures(run)
+    errorfile.write(job.config.logging.directory, run, failures)
 
 
 def _is_partial(run: Run, tally: Tally) -> bool:

@@ -6,7 +6,7 @@ holds a name a tuple: those are written out where a value of an unknown kind sho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -51,6 +51,11 @@ class Census:
     @property
     def rows(self) -> int:
         return self.listed - self.excluded
+
+    @property
+    def positions(self) -> int:
+        """How many places in the file were given away, those of duplicates and erased accounts included."""
+        return self.rows + self.duplicate + self.erased
 
 
 # --- what the ESG API says --------------------------------------------------------------------
@@ -161,6 +166,17 @@ class Row:
     account_id: str
     name: str
     scores: tuple[str, ...] | None
+
+
+PAGE_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Page:
+    """The rows at positions `number * PAGE_ROWS` and on, in order, each with its outcome."""
+
+    rows: Sequence[Row]
+    failed_by: Mapping[Reason, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from esgbatch.model import (
     Listing,
     Outcome,
     Package,
+    Page,
     Receipt,
     Revision,
-    Row,
     Run,
     Sample,
     SealedFile,
@@ -168,8 +168,8 @@ class Outcomes(Protocol):
 
     def tally(self, run: Run) -> Tally: ...
 
-    def rows(self, run: Run) -> Iterator[Row]:
-        """The rows of the file, in order, streamed."""
+    def page(self, run: Run, number: int) -> Page | None:
+        """A page of the file; None while an account of it has no outcome."""
 
     def scored(self, run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
         """ID and scores of each account that has them, in order, streamed."""

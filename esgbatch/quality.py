@@ -70,19 +70,36 @@ class _Column:
         self._texts.clear()
 
 
+class Scores:
+    """Score columns on their way to figures; `low` and `high` are the range of a score."""
+
+    def __init__(self, columns: int, low: float, high: float) -> None:
+        self._columns = [_Column(low, high) for _ in range(columns)]
+        self._range = low, high
+
+    def add(self, scored: Sequence[tuple[str, ...]]) -> None:
+        """Count the scores of some accounts, as they stand in the file."""
+        if scored:
+            for column, texts in zip(self._columns, zip(*scored, strict=True), strict=True):
+                column.add(texts)
+
+    def distribution(self) -> Distribution:
+        """Each column's mean and histogram."""
+        for column in self._columns:
+            column.settle()
+        return Distribution(
+            tuple(column.total / column.count if column.count else None for column in self._columns),
+            tuple(Histogram(*self._range, tuple(column.steps)) for column in self._columns),
+        )
+
+
 def describe(scored: Iterable[tuple[str, ...]], columns: int, low: float, high: float) -> Distribution:
-    """Each score column's mean and histogram, of scores from `low` to `high` as they stand in the file."""
-    found = [_Column(low, high) for _ in range(columns)]
-    scored = iter(scored)
-    while page := list(islice(scored, PAGE)):
-        for column, texts in zip(found, zip(*page, strict=True), strict=True):
-            column.add(texts)
-    for column in found:
-        column.settle()
-    return Distribution(
-        tuple(column.total / column.count if column.count else None for column in found),
-        tuple(Histogram(low, high, tuple(column.steps)) for column in found),
-    )
+    """The figures of all these scores; memory does not grow with their number."""
+    scores = Scores(columns, low, high)
+    remaining = iter(scored)
+    while page := list(islice(remaining, PAGE)):
+        scores.add(page)
+    return scores.distribution()
 
 
 def reconcile(census: Census, tally: Tally) -> None:

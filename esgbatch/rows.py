@@ -4,49 +4,45 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from esgbatch.model import Row
 
 SUCCESS = "Success"
 FAILED = "Failed"
 NOT_AVAILABLE = "N/A"
-CHUNK = 64 * 1024
 
 # What a spreadsheet takes for the start of a formula (OWASP, CSV injection).
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = frozenset("=+-@\t\r")
 
 
 class CsvFile:
-    """The file as a stream of chunks; `rows` counts what has gone out, without the header."""
+    """The file in pieces: its `head`, then the lines of any number of rows."""
 
     def __init__(self, header: Sequence[str], *, guard_formulas: bool) -> None:
-        self.rows = 0
-        self._header = header
+        self.head = _csv([header])
+        self._missing = (*(NOT_AVAILABLE,) * (len(header) - 3), FAILED)
         self._guard = guard_formulas
 
-    def chunks(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """The whole file, in pieces of about 64 KiB."""
-        buffer = io.StringIO(newline="")
-        writer = csv.writer(buffer, lineterminator="\r\n")
-        writer.writerow(self._header)
-        missing = (NOT_AVAILABLE,) * (len(self._header) - 3)
-        text = self._text
-        for row in rows:
-            scores, status = (missing, FAILED) if row.scores is None else (row.scores, SUCCESS)
-            writer.writerow((text(row.account_id), text(row.name), *scores, status))
-            self.rows += 1
-            if buffer.tell() >= CHUNK:
-                yield _taken(buffer)
-        yield _taken(buffer)
+    def lines(self, rows: Sequence[Row]) -> bytes:
+        """The rows as they stand in the file."""
+        missing = self._missing
+        ids, names = self._texts([row.account_id for row in rows]), self._texts([row.name for row in rows])
+        return _csv(
+            [
+                (account_id, name, *missing) if row.scores is None else (account_id, name, *row.scores, SUCCESS)
+                for account_id, name, row in zip(ids, names, rows, strict=True)
+            ]
+        )
 
-    def _text(self, cell: str) -> str:
-        """A text cell that no spreadsheet runs. Score cells never come here: -1.00 is a number."""
-        return f"'{cell}" if self._guard and cell.startswith(FORMULA_STARTS) else cell
+    def _texts(self, cells: list[str]) -> list[str]:
+        """Text cells that no spreadsheet runs. Score cells never come here: -1.00 is a number."""
+        if not self._guard:
+            return cells
+        return [f"'{cell}" if cell[:1] in FORMULA_STARTS else cell for cell in cells]
 
 
-def _taken(buffer: io.StringIO) -> bytes:
-    chunk = buffer.getvalue().encode()
-    buffer.seek(0)
-    buffer.truncate()
-    return chunk
+def _csv(rows: Iterable[Iterable[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue().encode()

@@ -26,6 +26,7 @@ from esgbatch.model import (
     Outcome,
     Reason,
     Revision,
+    Row,
     Run,
     SealedFile,
     Stage,
@@ -93,6 +94,15 @@ class Books:
         found = self.runs.find(run.business_date)
         assert found is not None
         return found
+
+    def rows(self, run: Run) -> list[Row]:
+        """Every account as it stands, in order, whether it has an outcome or not."""
+        table = accounts_table
+        with self.database.reading() as connection:
+            ids = connection.scalars(
+                select(table.c.account_id).where(table.c.run == run.number).order_by(table.c.position)
+            ).all()
+        return [held.row for each in ids if (held := self.outcomes.held(run, each))]
 
     def seal(self, run: Run, *, partial: bool = False) -> Revision:
         revision = sealed(run.revision, partial=partial)

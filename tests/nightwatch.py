@@ -21,7 +21,6 @@ from esgbatch.model import (
     Failure,
     Outcome,
     Reason,
-    Row,
     Run,
     Sample,
     Snapshot,
@@ -64,9 +63,6 @@ class Outcomes:
         count = self.states.count
         failed = {Reason.UNAVAILABLE: count(State.FAILED)}
         return Tally(count(State.PENDING), count(State.DEFERRED), count(State.SUCCEEDED), failed)
-
-    def rows(self, run: Run) -> Iterator[Row]:
-        return iter(())
 
     def failures(self, run: Run) -> Iterator[Failure]:
         return iter(())
@@ -137,6 +133,7 @@ class Night:
             self.listener,
             self.clock,
             Deadline(nine, self.clock),
+            lambda _page: None,
             partial_at_deadline=False,
             rate_limit=limit,
         )

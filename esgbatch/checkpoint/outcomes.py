@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from esgbatch.checkpoint.database import Database, execute_many, fetch_all, stea
 from esgbatch.checkpoint.privacy import count
 from esgbatch.checkpoint.tables import accounts
 from esgbatch.checkpoint.vault import RunCipher
-from esgbatch.model import Failure, Held, Outcome, Reason, Row, Run, State, Tally, Work
+from esgbatch.model import PAGE_ROWS, Failure, Held, Outcome, Page, Reason, Row, Run, State, Tally, Work
 
 PAGE = 2000
+_FINAL = frozenset((State.SUCCEEDED, State.FAILED))
 
 
 class SqlOutcomes:
@@ -90,13 +92,32 @@ class SqlOutcomes:
         with self._database.reading() as connection:
             return count(connection, run)
 
-    def rows(self, run: Run) -> Iterator[Row]:
-        """Every row of the file, in order; memory does not grow with their number."""
+    @steadfast
+    def page(self, run: Run, number: int) -> Page | None:
+        """A page of the file; None while an account of it has no outcome."""
+        first = number * PAGE_ROWS
         with self._database.reading() as connection:
             cipher = self._database.vault.cipher(connection, run.number)
-        columns = (accounts.c.position, accounts.c.account_id, accounts.c.name, accounts.c.scores)
-        for row in self._pages(run, columns):
-            yield _row(cipher, *row)
+            found = fetch_all(
+                connection, _PAGE, {"at_run": run.number, "first": first, "last": first + PAGE_ROWS - 1}
+            )
+        if not found:
+            return Page((), {})
+        positions, ids, names, scores, states, reasons = zip(*found, strict=True)
+        if not _FINAL.issuperset(states):
+            return None
+        opened = zip(
+            ids,
+            cipher.open_names(positions, ids, names),
+            cipher.open_many_scores(positions, scores),
+            strict=True,
+        )
+        return Page(
+            [Row(who, name, None if each is None else tuple(each.split(","))) for who, name, each in opened],
+            Counter(
+                Reason(reason) for state, reason in zip(states, reasons, strict=True) if state == State.FAILED
+            ),
+        )
 
     def scored(self, run: Run) -> Iterator[tuple[str, tuple[str, ...]]]:
         """ID and scores of each account that has them, in order; no name is opened for it."""
@@ -176,6 +197,21 @@ def _scores(cipher: RunCipher, position: int, scores: bytes) -> tuple[str, ...]:
     return tuple(cipher.open_scores(position, scores).split(","))
 
 
+_PAGE = (
+    select(
+        accounts.c.position,
+        accounts.c.account_id,
+        accounts.c.name,
+        accounts.c.scores,
+        accounts.c.state,
+        accounts.c.reason,
+    )
+    .where(
+        accounts.c.run == bindparam("at_run"),
+        accounts.c.position.between(bindparam("first"), bindparam("last")),
+    )
+    .order_by(accounts.c.position)
+)
 _VALUES = (
     "new_state",
     "new_scores",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from esgbatch.deadline import Deadline, reserve
 from esgbatch.fetching.dispatcher import Dispatcher
 from esgbatch.fetching.forecast import Forecast, Forecaster
+from esgbatch.fetching.pages import Pages
 from esgbatch.fetching.sampling import Sampler
 from esgbatch.fetching.ticket import Ended, Pace
-from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Work, by_name
+from esgbatch.model import PAGE_ROWS, Outcome, Reason, Run, Snapshot, Stage, State, Tally, Work, by_name
 from esgbatch.ports import Clock, Listener, Outcomes
 from esgbatch.records import Records
 
@@ -27,8 +28,9 @@ ANSWERED = (Reason.NO_RATING, Reason.BAD_RATING, Reason.REJECTED)
 class Rating:
     """Rates every account of a run that has no outcome yet.
 
-    With `partial_at_deadline` the main pass ends early enough to seal and deliver what
-    there is. `rate_limit` is the most accounts a second that the forecast reckons with.
+    `draft` is told of each page of the file that is final. With `partial_at_deadline` the main pass
+    ends early enough to seal and deliver what there is. `rate_limit` is the most accounts a second
+    that the forecast reckons with. `tally` is how the accounts stand, once it has run.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Rating:
         listener: Listener,
         clock: Clock,
         deadline: Deadline,
+        draft: Callable[[int], None],
         *,
         partial_at_deadline: bool,
         rate_limit: float,
@@ -48,7 +51,8 @@ class Rating:
         self._listener = listener
         self._clock = clock
         self._deadline = deadline
-        self._start = records.outcomes.tally(run)
+        self._draft = draft
+        self.tally = self._start = records.outcomes.tally(run)
         self._reserve = reserve(self._start.rows, deadline.remaining()) if deadline.binds else 0.0
         self._partial = partial_at_deadline
         self._forecaster = Forecaster(
@@ -75,7 +79,7 @@ class Rating:
         finally:
             pace, now = dispatcher.pace, self._clock.monotonic()
             self._listener.progress(self._snapshot(pace, now, self._project(pace, now)))
-        tally = self._outcomes.tally(self._run)
+        tally = self.tally = self._counted(pace)
         self._listener.event(
             "rating_finished",
             succeeded=tally.succeeded,
@@ -90,24 +94,37 @@ class Rating:
     def _passes(self, dispatcher: Dispatcher) -> Ended:
         spare = self._reserve if self._partial else 0.0
         ended = dispatcher.run(
-            _Backlog(self._run, self._outcomes, State.PENDING),
+            _Backlog(self._run, self._outcomes, State.PENDING, self._draft),
             final=False,
             remaining=lambda: self._deadline.remaining() - spare,
         )
         if ended is Ended.COMPLETE:
-            deferred = self._outcomes.tally(self._run).deferred
+            deferred = self._start.deferred + dispatcher.pace.deferred
             self._last_pass = True
             if deferred:
                 self._listener.event("last_pass_started", accounts=deferred)
                 last = dispatcher.run(
-                    _Backlog(self._run, self._outcomes, State.DEFERRED),
+                    _Backlog(self._run, self._outcomes, State.DEFERRED, self._draft),
                     final=True,
                     remaining=lambda: self._deadline.remaining() - self._reserve,
                 )
                 ended = Ended.STOPPED if last is Ended.STOPPED else Ended.COMPLETE
-        if ended is Ended.COMPLETE or (ended is Ended.OUT_OF_TIME and self._partial):
+        finished = ended is Ended.COMPLETE or (ended is Ended.OUT_OF_TIME and self._partial)
+        if finished and not self._all_done(dispatcher.pace):
             self._outcomes.close_open(self._run)
         return ended
+
+    def _all_done(self, pace: Pace) -> bool:
+        return pace.succeeded + pace.failed == self._start.pending + self._start.deferred
+
+    def _counted(self, pace: Pace) -> Tally:
+        """As counted on the way: to count all of them in the checkpoint takes longer than to seal the file."""
+        if not self._all_done(pace):
+            return self._outcomes.tally(self._run)
+        return Tally(
+            succeeded=self._start.succeeded + pace.succeeded,
+            failed_by=Counter(self._start.failed_by) + pace.failed_by,
+        )
 
     def tick(self, pace: Pace) -> None:
         """Show how it goes, once a second: to the listener, and to `status` in another shell."""
@@ -208,10 +225,12 @@ def _held(pace: Pace, now: float) -> bool:
 class _Backlog:
     """The run's accounts in one state, page by page."""
 
-    def __init__(self, run: Run, outcomes: Outcomes, state: State) -> None:
+    def __init__(self, run: Run, outcomes: Outcomes, state: State, draft: Callable[[int], None]) -> None:
         self._run = run
         self._outcomes = outcomes
         self._state = state
+        self._draft = draft
+        self._pages = Pages()
         self._after = -1
         self._asked = 0
 
@@ -219,6 +238,7 @@ class _Backlog:
         page = self._outcomes.pending(self._run, self._state, self._after, limit)
         if page:
             self._after = page[-1].position
+            self._pages.taken(page)
         return page
 
     def known_good(self) -> str | None:
@@ -235,4 +255,8 @@ class _Backlog:
         return None
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit, then make of the file what is due: little at a time, since the next request waits."""
         self._outcomes.record(self._run, outcomes)
+        self._pages.concluded(outcomes)
+        for number in self._pages.final(len(outcomes) // PAGE_ROWS + 1):
+            self._draft(number)

@@ -94,7 +94,8 @@ def deliver(job: Job, business_date: date) -> Result:
     with hold(job, business_date, "deliver", deadline):
         found = _find(job, business_date)
         if found.stage is Stage.WITHHELD:
-            check(job, found)
+            with job.draft(found) as draft:
+                check(job, found, draft)
             raise Withheld("The file was withheld by a quality gate, which would let it through now.")
         if found.stage not in (Stage.DELIVERING, Stage.DELIVERED):
             raise NothingToDo(

@@ -134,6 +134,6 @@ def as_csv(days: Sequence[Day]) -> str:
 def _cell(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+    if isinstance(value, str) and value[:1] in FORMULA_STARTS:
         return f"'{value}"
     return "" if value is None else value

@@ -536,7 +536,7 @@ def test_a_login_that_is_never_answered_is_given_up(server: Sshd, package: Packa
 def test_a_login_that_takes_too_long_is_told_as_such_whichever_limit_strikes_first(
     server: Sshd, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wait for the answer and the limit around it are as long; the limit was a moment later once in hundreds."""
+    """The wait for the answer and the limit around it are as long; once in hundreds the limit comes later."""
     server.authorize(make_key(tmp_path / "somebody"))
     server.configure("AuthorizedKeysCommand /bin/sleep 1000", f"AuthorizedKeysCommandUser {server.username}")
     server.restart()

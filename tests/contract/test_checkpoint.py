@@ -20,7 +20,20 @@ from esgbatch.errors import (
     StopRequested,
     WrongUsage,
 )
-from esgbatch.model import Approval, Census, Failure, Listing, Reason, Row, Stage, State, Tally, Work
+from esgbatch.model import (
+    PAGE_ROWS,
+    Approval,
+    Census,
+    Failure,
+    Listing,
+    Page,
+    Reason,
+    Row,
+    Stage,
+    State,
+    Tally,
+    Work,
+)
 from tests.checkpoints import COLUMNS, DAY, Books, account, deferral, failure, listings, success
 
 STRANGE = [
@@ -99,7 +112,7 @@ def test_enrolment_keeps_the_systems_order_over_many_pages(books: Books) -> None
     assert run.stage is Stage.RATING
     assert run.census == Census(listed=5000)
     assert books.again(run) == run
-    assert list(books.outcomes.rows(run)) == [Row(each, f"Trust {each}", None) for each in wanted]
+    assert books.rows(run) == [Row(each, f"Trust {each}", None) for each in wanted]
     works = books.outcomes.pending(run, State.PENDING, -1, 10_000)
     assert [work.account_id for work in works] == wanted
     assert [work.position for work in works] == sorted({work.position for work in works})
@@ -134,7 +147,7 @@ def test_an_id_listed_twice_is_one_row_at_its_first_place(books: Books, distance
     first, between = account("TWICE", "First Name"), listings(distance)
     run = books.enrolled([account("B"), first, *between, account("TWICE", "First Name"), account("C")])
     assert run.census == Census(listed=4 + distance, duplicate=1)
-    ids = [row.account_id for row in books.outcomes.rows(run)]
+    ids = [row.account_id for row in books.rows(run)]
     assert ids == ["B", "TWICE", *(each.account_id for each in between), "C"]
     assert not books.listener.named("duplicate_name_differs")
 
@@ -144,7 +157,7 @@ def test_a_duplicate_with_another_name_is_told_without_the_names(books: Books, d
     again = [account("TWICE", "Second Name"), account("TWICE", "First Name"), account("TWICE", "Third Name")]
     run = books.enrolled([account("TWICE", "First Name"), *listings(distance), *again])
     assert run.census.duplicate == 3
-    assert next(books.outcomes.rows(run)).name == "First Name"
+    assert books.rows(run)[0].name == "First Name"
     assert books.listener.named("duplicate_name_differs") == [{"account_id": "TWICE"}] * 2
     assert "Name" not in str(books.listener.events)
 
@@ -162,7 +175,7 @@ def test_what_is_inactive_or_has_no_id_is_counted_and_left_out(books: Books) -> 
         ]
     )
     assert run.census == Census(listed=7, inactive=2, refused=2)
-    assert [row.account_id for row in books.outcomes.rows(run)] == ["A", "B", "OLD"]
+    assert [row.account_id for row in books.rows(run)] == ["A", "B", "OLD"]
     event = {"listed": 7, "rows": 3, "inactive": 2, "duplicate": 0, "refused": 2}
     [told] = books.listener.named("accounts_enrolled")
     assert {key: told[key] for key in event} == event
@@ -186,7 +199,7 @@ def test_no_active_account_is_an_error_and_leaves_nothing(books: Books, rows: li
 def test_a_nul_in_a_name_does_not_end_the_night(books: Books) -> None:
     """PostgreSQL cannot keep it."""
     run = books.enrolled([Listing("A-1", "a\0b", True)])
-    assert next(books.outcomes.rows(run)).name in ("a\0b", "a\N{REPLACEMENT CHARACTER}b")
+    assert books.rows(run)[0].name in ("a\0b", "a\N{REPLACEMENT CHARACTER}b")
 
 
 def test_strange_ids_and_names_come_back_unchanged(books: Books) -> None:
@@ -195,7 +208,7 @@ def test_strange_ids_and_names_come_back_unchanged(books: Books) -> None:
     assert [work.account_id for work in books.outcomes.pending(run, State.PENDING, -1, 100)] == STRANGE
     books.outcomes.record(run, [failure(position) for position in range(len(STRANGE))])
     assert [each.account_id for each in books.outcomes.failures(run)] == STRANGE
-    assert [row.name for row in books.outcomes.rows(run)] == STRANGE[::-1]
+    assert [row.name for row in books.rows(run)] == STRANGE[::-1]
     assert books.runs.reopen(run, STRANGE).stage is Stage.RATING
 
 
@@ -214,7 +227,7 @@ def test_enrolment_agrees_with_reading_one_row_after_another(
     if kept:
         run = books.runs.enrol(run, rows)
         assert run.census == census
-        assert [(each.account_id, each.name) for each in books.outcomes.rows(run)] == list(kept.items())
+        assert [(each.account_id, each.name) for each in books.rows(run)] == list(kept.items())
     else:
         with pytest.raises(AccountSystemError):
             books.runs.enrol(run, rows)
@@ -241,7 +254,7 @@ def one_after_another(rows: Sequence[Listing], limit: int | None) -> tuple[dict[
 def test_a_limit_counts_rows_and_not_duplicates(books: Books) -> None:
     twice = [account("A"), account("A"), account("B"), account("B", active=False), account("C"), account("D")]
     run = books.runs.enrol(books.create(limit=3), twice)
-    assert [row.account_id for row in books.outcomes.rows(run)] == ["A", "B", "C"]
+    assert [row.account_id for row in books.rows(run)] == ["A", "B", "C"]
     assert run.census == Census(listed=5, duplicate=1, inactive=1)
     assert books.again(run) == run
 
@@ -289,7 +302,7 @@ def test_outcomes_are_counted_and_become_rows_and_failures(books: Books) -> None
     books.outcomes.record(run, [success(0, "100.00", "-0.50"), failure(4, Reason.REJECTED, http_status=422)])
     books.outcomes.record(run, [failure(1, attempts=3, at=5.25, until=9.5), deferral(2)])
     assert books.outcomes.tally(run) == Tally(2, 1, 1, {Reason.NO_RATING: 1, Reason.REJECTED: 1})
-    scores = [row.scores for row in books.outcomes.rows(run)]
+    scores = [row.scores for row in books.rows(run)]
     assert scores == [("100.00", "-0.50"), None, None, None, None, None]
     assert list(books.outcomes.failures(run)) == [
         Failure("A-1", Reason.NO_RATING, 404, 3, 5.25, 9.5),
@@ -307,7 +320,7 @@ def test_attempts_add_up_over_the_passes(books: Books) -> None:
     [kept] = [row for row in books.everything()["accounts"] if "A-0" in row]
     assert kept[4] == State.SUCCEEDED
     assert kept[6:] == (None, 200, 7, 10.0, 30.0)
-    assert next(books.outcomes.rows(run)).scores == ("71.24", "0.00")
+    assert books.rows(run)[0].scores == ("71.24", "0.00")
 
 
 def test_an_outcome_without_an_attempt_keeps_the_earlier_times(books: Books) -> None:
@@ -323,7 +336,7 @@ def test_a_later_outcome_replaces_the_earlier_one(books: Books) -> None:
     run = books.enrolled(2)
     books.outcomes.record(run, [success(0), failure(1)])
     books.outcomes.record(run, [failure(0, Reason.REJECTED, http_status=422), success(1)])
-    assert [row.scores for row in books.outcomes.rows(run)] == [None, ("71.24", "0.00")]
+    assert [row.scores for row in books.rows(run)] == [None, ("71.24", "0.00")]
     assert books.outcomes.tally(run) == Tally(succeeded=1, failed_by={Reason.REJECTED: 1})
     assert [each.account_id for each in books.outcomes.failures(run)] == ["A-0"]
 
@@ -355,23 +368,51 @@ def test_what_has_no_outcome_fails_when_no_time_is_left(books: Books) -> None:
     assert books.outcomes.tally(tomorrow) == Tally(pending=2)
 
 
-def test_rows_and_failures_stream_in_order_while_others_write(books: Books) -> None:
+def test_failures_stream_in_order_while_others_write(books: Books) -> None:
     run = books.enrolled(5000)
     books.outcomes.record(run, [failure(position) for position in range(4999, -1, -1)])
-    rows, failures = books.outcomes.rows(run), books.outcomes.failures(run)
-    first = (next(rows).account_id, next(failures).account_id)
+    failures = books.outcomes.failures(run)
+    first = next(failures).account_id
     with Books(books.url) as others:
         others.outcomes.record(run, [success(4999)])
-    assert first == ("A-0", "A-0")
-    assert [row.account_id for row in rows] == [f"A-{n}" for n in range(1, 5000)]
+    assert first == "A-0"
     assert [each.account_id for each in failures] == [f"A-{n}" for n in range(1, 4999)]
+
+
+def test_a_page_has_its_rows_in_order_once_each_has_an_outcome(books: Books) -> None:
+    run = books.enrolled(2 * PAGE_ROWS + 1)
+    first, last = range(PAGE_ROWS), 2 * PAGE_ROWS
+    books.outcomes.record(run, [success(position) for position in reversed(first[1:])])
+    assert books.outcomes.page(run, 0) is None
+    books.outcomes.record(run, [deferral(0)])
+    assert books.outcomes.page(run, 0) is None
+    books.outcomes.record(run, [failure(0)])
+    page = books.outcomes.page(run, 0)
+    assert page is not None
+    assert page.failed_by == {Reason.NO_RATING: 1}
+    assert page.rows == books.rows(run)[: len(first)]
+    assert page.rows[0] == Row("A-0", "Trust A-0", None)
+    assert page.rows[1].scores is not None
+    assert books.outcomes.page(run, 1) is None
+    books.outcomes.record(run, [success(last)])
+    assert books.outcomes.page(run, 2) == Page([books.rows(run)[last]], {})
+    assert books.outcomes.page(run, 3) == Page((), {})
+
+
+def test_a_page_without_its_duplicates_is_shorter(books: Books) -> None:
+    run = books.enrolled([account("A"), account("B"), account("A"), account("C")])
+    books.outcomes.record(run, [success(0), success(1), failure(3)])
+    page = books.outcomes.page(run, 0)
+    assert page is not None
+    assert [row.account_id for row in page.rows] == ["A", "B", "C"]
+    assert run.census.positions == 4
 
 
 def test_runs_do_not_see_each_others_accounts(books: Books) -> None:
     run, other = books.enrolled(2), books.enrolled(3, DAY + timedelta(days=1))
     books.outcomes.record(other, [success(0), failure(1)])
     assert books.outcomes.tally(run) == Tally(pending=2)
-    assert [row.scores for row in books.outcomes.rows(run)] == [None, None]
+    assert [row.scores for row in books.rows(run)] == [None, None]
     assert not list(books.outcomes.failures(run))
 
 

@@ -61,7 +61,7 @@ def test_no_name_and_no_score_is_on_disk(books: Books, tmp_path: Path) -> None:
 def test_another_process_with_the_key_reads_them(books: Books) -> None:
     row = one_rated(books)
     with Books(books.url) as others:
-        assert list(others.outcomes.rows(others.again(books.runs.find(DAY) or books.create()))) == [row]
+        assert others.rows(others.again(books.runs.find(DAY) or books.create())) == [row]
 
 
 def test_the_same_value_is_never_stored_alike(books: Books) -> None:
@@ -69,7 +69,7 @@ def test_the_same_value_is_never_stored_alike(books: Books) -> None:
     with books.database.reading() as connection:
         sealed = connection.scalars(select(tables.accounts.c.name)).all()
     assert len(set(sealed)) == 2
-    assert [row.name for row in books.outcomes.rows(run)] == [NAME, NAME]
+    assert [row.name for row in books.rows(run)] == [NAME, NAME]
 
 
 @pytest.mark.parametrize("moved", ["names", "scores", "name as scores", "ids", "run", "bit"])
@@ -102,7 +102,7 @@ def test_what_was_moved_or_changed_is_refused(books: Books, moved: str) -> None:
                 changed[-1] ^= 1
                 connection.execute(first.values(scores=bytes(changed)))
     with Books(books.url) as others, pytest.raises(CheckpointError, match="changed or moved") as raised:
-        list(others.outcomes.rows(run))
+        others.outcomes.page(run, 0)
     assert NAME not in str(raised.value)
 
 
@@ -112,7 +112,7 @@ def test_the_wrong_key_is_told_before_anything_is_made(books: Books) -> None:
         run = others.runs.find(DAY)
         assert run is not None
         for attempt in (
-            lambda: list(others.outcomes.rows(run)),
+            lambda: others.outcomes.page(run, 0),
             lambda: others.outcomes.pending(run, State.PENDING, -1, 1),
             lambda: others.outcomes.record(run, [success(0)]),
             lambda: others.runs.reopen(run, ["A-1"]),
@@ -146,7 +146,7 @@ def reread(url: str, keys: FileKeys | ConfiguredKeys | TestKeys) -> list[Row]:
     with Books(url, keys=keys) as books:
         run = books.runs.find(DAY)
         assert run is not None
-        return list(books.outcomes.rows(run))
+        return books.rows(run)
 
 
 def turn(url: str, keys: FileKeys | ConfiguredKeys) -> int:
@@ -265,7 +265,7 @@ def test_the_first_versions_database_is_encrypted_when_it_is_opened(
         run = books.runs.find(DAY)
         assert run is not None
         wanted = [("A-1", NAME, SCORES), ("A-2", "Ж\N{SNOWMAN}", None), ("A-3", "", None)]
-        assert list(books.outcomes.rows(run)) == [Row(*each) for each in wanted]
+        assert books.rows(run) == [Row(*each) for each in wanted]
         books.outcomes.record(run, [success(1), success(2)])
         later = books.runs.find(DAY.replace(day=25))
         assert later is not None
@@ -280,4 +280,4 @@ def test_without_the_key_the_first_versions_database_stays_as_it_was(checkpoint_
     with Books(checkpoint_url) as books:
         run = books.runs.find(DAY)
         assert run is not None
-        assert len(list(books.outcomes.rows(run))) == 3
+        assert len(books.rows(run)) == 3

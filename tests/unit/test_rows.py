@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from esgbatch.model import Row
-from esgbatch.rows import CHUNK, CsvFile
+from esgbatch.rows import CsvFile
 
 HEADER = ("Account ID", "Account Name", "E", "S", "Processing Status")
 SCORES = ("71.24", "-0.50")
@@ -23,7 +22,8 @@ scores = st.none() | st.tuples(*[st.decimals(-100, 100, places=2).map(str)] * 2)
 
 
 def plain(*rows: Row, guard: bool = True) -> str:
-    return b"".join(CsvFile(HEADER, guard_formulas=guard).chunks(rows)).decode()
+    file = CsvFile(HEADER, guard_formulas=guard)
+    return (file.head + file.lines(rows)).decode()
 
 
 def body(account_id: str, name: str = "N", *, guard: bool = True) -> str:
@@ -41,14 +41,11 @@ def test_the_whole_file_to_the_byte() -> None:
         Row("A-2", 'O\'Brien, "Bob" & Söhne', None),
         Row(" A-3 ", "口座 🏦", ("0.00", "100.00")),
     ]
-    assert (
-        b"".join(CsvFile(HEADER, guard_formulas=True).chunks(rows))
-        == (
-            "Account ID,Account Name,E,S,Processing Status\r\n"
-            "A-1,Smith Family Trust,71.24,64.10,Success\r\n"
-            'A-2,"O\'Brien, ""Bob"" & Söhne",N/A,N/A,Failed\r\n'
-            " A-3 ,口座 🏦,0.00,100.00,Success\r\n"
-        ).encode()
+    assert plain(*rows) == (
+        "Account ID,Account Name,E,S,Processing Status\r\n"
+        "A-1,Smith Family Trust,71.24,64.10,Success\r\n"
+        'A-2,"O\'Brien, ""Bob"" & Söhne",N/A,N/A,Failed\r\n'
+        " A-3 ,口座 🏦,0.00,100.00,Success\r\n"
     )
 
 
@@ -58,7 +55,8 @@ def test_a_file_without_rows_is_its_header() -> None:
 
 def test_a_title_that_needs_quotes() -> None:
     file = CsvFile(("ID", "Name", 'Score, "raw"', "Status"), guard_formulas=True)
-    assert b"".join(file.chunks([])) == b'ID,Name,"Score, ""raw""",Status\r\n'
+    assert file.head == b'ID,Name,"Score, ""raw""",Status\r\n'
+    assert file.lines([]) == b""
 
 
 @given(st.lists(st.builds(Row, text, text, scores), max_size=6))
@@ -127,44 +125,10 @@ def test_scores_and_status_are_never_guarded() -> None:
     assert written.endswith("A,N,-1.00,-0.01,Success\r\nB,N,N/A,N/A,Failed\r\n")
 
 
-def test_rows_are_counted_as_they_go_out_and_not_before() -> None:
-    asked = 0
-
-    def source() -> Iterator[Row]:
-        nonlocal asked
-        for asked in range(1, 10_001):
-            yield Row(f"A-{asked}", "x" * 100, None)
-
+@given(st.lists(st.builds(Row, text, text, scores), max_size=6), st.integers(0, 6))
+def test_the_file_is_the_same_in_any_pieces(rows: list[Row], cut: int) -> None:
     file = CsvFile(HEADER, guard_formulas=True)
-    chunks = file.chunks(source())
-    assert (file.rows, asked) == (0, 0)
-    next(chunks)
-    assert 0 < file.rows <= asked < 1000
-    assert sum(1 for _ in chunks) < 30
-    assert file.rows == 10_000
-
-
-def test_pieces_are_of_about_64_kib_and_make_the_same_file() -> None:
-    rows = [Row(f"A-{number}", "口" * (number % 50), SCORES) for number in range(5000)]
-    chunks = list(CsvFile(HEADER, guard_formulas=True).chunks(rows))
-    assert len(chunks) > 3
-    assert max(map(len, chunks)) <= 3 * CHUNK + 1000
-    assert min(len(chunk) for chunk in chunks[:-1]) >= CHUNK
-    assert b"".join(chunks).decode() == plain(*rows)
-
-
-def test_one_enormous_row_is_no_trouble() -> None:
-    name = "x" * (3 * CHUNK)
-    assert plain(Row("A", name, None), Row("B", "N", None)).count("\r\n") == 3
-
-
-def test_a_source_that_fails_is_not_taken_for_the_end() -> None:
-    def source() -> Iterator[Row]:
-        yield Row("A", "N", None)
-        raise OSError("gone")
-
-    with pytest.raises(OSError, match="gone"):
-        list(CsvFile(HEADER, guard_formulas=True).chunks(source()))
+    assert file.lines(rows[:cut]) + file.lines(rows[cut:]) == file.lines(rows)
 
 
 def test_there_is_no_byte_order_mark() -> None:
