@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -21,9 +21,10 @@ from esgbatch.checkpoint.vault import MasterKeys, NoKeys, Vault
 from esgbatch.errors import CheckpointError, ConfigError, NothingToDo
 
 if TYPE_CHECKING:
-    from sqlalchemy import CursorResult, Dialect, Insert, Select, Update
+    from sqlalchemy import CursorResult, Dialect, Insert, Select, Table, Update
 
 BUSY_SECONDS = 60
+ROWS_A_STATEMENT = 100
 CREATING = 0x45534742  # PostgreSQL's number of the lock under which tables are made
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -296,6 +297,44 @@ def execute_many(
         in_order = itemgetter(*(names.index(name) for name in order))
         rows = [in_order(row) for row in rows]
     return connection.exec_driver_sql(words, rows)
+
+
+def insert_new(
+    connection: Connection,
+    table: Table,
+    same: Mapping[str, str | int],
+    names: tuple[str, ...],
+    rows: Sequence[tuple[object, ...]],
+) -> int:
+    """Insert rows unless a key of theirs is taken, and return how many were; `same` is alike in all of them.
+
+    A hundred rows a statement take SQLite half the time of one a statement.
+    """
+    if connection.dialect.name != "sqlite":
+        from sqlalchemy.dialects import postgresql as dialect
+
+        statement = dialect.insert(table).on_conflict_do_nothing()
+        values = [{**same, **dict(zip(names, row, strict=True))} for row in rows]
+        return connection.execute(statement, values).rowcount
+    whole = len(rows) - len(rows) % ROWS_A_STATEMENT
+    inserted = 0
+    for part, size in ((rows[:whole], ROWS_A_STATEMENT), (rows[whole:], len(rows) - whole)):
+        if part:
+            words = _insert_words(table, tuple(same.items()), names, size)
+            flat = [tuple(chain.from_iterable(part[at : at + size])) for at in range(0, len(part), size)]
+            inserted += connection.exec_driver_sql(words, flat).rowcount
+    return inserted
+
+
+@lru_cache(maxsize=8)
+def _insert_words(
+    table: Table, same: tuple[tuple[str, str | int], ...], names: tuple[str, ...], rows: int
+) -> str:
+    columns = ", ".join((*(name for name, _ in same), *names))
+    literals = (f"'{value}'" if isinstance(value, str) else str(value) for _, value in same)
+    row = f"({', '.join((*literals, *('?' for _ in names)))})"
+    values = ", ".join([row] * rows)
+    return f"insert into {table.name} ({columns}) values {values} on conflict do nothing"  # noqa: S608 - all ours
 
 
 def fetch_all(

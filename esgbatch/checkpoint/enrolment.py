@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from functools import cache
 
-from sqlalchemy import Connection, Insert, select
+from sqlalchemy import Connection, select
 
-from esgbatch.checkpoint.database import batched, execute_many
+from esgbatch.checkpoint.database import batched, insert_new
 from esgbatch.checkpoint.tables import accounts
 from esgbatch.checkpoint.vault import RunCipher
 from esgbatch.model import Census, Listing, Run, State
@@ -27,6 +26,7 @@ class Enrolment:
         self._listener = listener
         self._position = 0
         self._hash = hashlib.sha256()
+        self._same: dict[str, str | int] = {"run": run.number, "state": State.PENDING.value, "attempts": 0}
 
     @property
     def sha256(self) -> str:
@@ -65,19 +65,9 @@ class Enrolment:
 
     def _insert(self, connection: Connection, usable: Sequence[tuple[int, str, str]]) -> Collection[int]:
         """Insert those with a new ID; return the positions of the others."""
-        run, pending = self._run.number, State.PENDING.value
-        result = execute_many(
-            connection,
-            _insert_into_accounts(connection.dialect.name),
-            ("run", "position", "account_id", "name", "state", "attempts"),
-            [
-                (run, position, account_id, sealed, pending, 0)
-                for (position, account_id, _), sealed in zip(
-                    usable, self._cipher.seal_names(usable), strict=True
-                )
-            ],
-        )
-        if result.rowcount == len(usable):
+        names = self._cipher.seal_names(usable)
+        rows = [(position, who, name) for (position, who, _), name in zip(usable, names, strict=True)]
+        if insert_new(connection, accounts, self._same, ("position", "account_id", "name"), rows) == len(rows):
             return ()
         return set(self._duplicates(connection, usable))
 
@@ -106,15 +96,3 @@ def _until(batch: Sequence[Listing], room: int) -> Sequence[Listing]:
         if room == 0:
             return batch[:seen]
     return batch
-
-
-@cache
-def _insert_into_accounts(dialect: str) -> Insert:
-    """Each dialect's own insert is loaded where it is used, since PostgreSQL's takes its time."""
-    if dialect == "postgresql":
-        from sqlalchemy.dialects import postgresql
-
-        return postgresql.insert(accounts).on_conflict_do_nothing()
-    from sqlalchemy.dialects import sqlite
-
-    return sqlite.insert(accounts).on_conflict_do_nothing()

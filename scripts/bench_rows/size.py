@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from scripts.bench_rows.figures import Figure, Scale, compared, measured, row
-from scripts.bench_rows.processes import run
+from scripts.bench_rows.processes import run, timed
 from scripts.bench_rows.site import DAY, PEERS, ROOT, SEED, Site, site
 from tests.acceptance.sshd import Sshd
 
@@ -42,22 +42,32 @@ def memory(scale: Scale, folder: Path) -> Iterator[Figure]:
 @row("closing", "from the last answer to the delivered file, against raw gpg and OpenSSH's sftp")
 def closing(scale: Scale, folder: Path) -> Iterator[Figure]:
     accounts = scale.accounts(MILLION)
-    ours: list[float] = []
+    whole: list[float] = []
     theirs: list[float] = []
+    resumed: list[float] = []
     with site(folder, accounts) as place, Sshd(folder / "sshd") as sshd:
         _prepare(place, "prepared", accounts, accounts - 1)
-        for number in range(scale.rounds(5)):
-            ours.append(_close(place, sshd, f"state{number}"))
+        for number in range(scale.rounds(3)):
+            whole.append(_close(place, sshd, f"state{number}", "run"))
             theirs.append(_raw(place, sshd, folder / f"raw{number}"))
+            shutil.copytree(folder / "prepared", folder / f"resumed{number}")
+            resumed.append(_close(place, sshd, f"resumed{number}", "resume"))
     yield compared(
         "closing",
         f"last answer to delivered file, {accounts:,} rows",
-        ours,
+        whole,
         theirs,
         scale=scale,
         unit="s",
         peer="gpg + OpenSSH's sftp",
         at_most=1.5,
+    )
+    yield measured(
+        "closing-resumed",
+        "the same where all but one account were rated by a process that died",
+        resumed,
+        f"{median(resumed):.3g} s ({min(resumed):.3g} to {max(resumed):.3g})",
+        scale=scale,
     )
 
 
@@ -128,11 +138,10 @@ def _prepare(place: Site, state: str, accounts: int, done: int) -> float:
     return float(log.read_text().split()[0])
 
 
-def _close(place: Site, sshd: Sshd, state: str) -> float:
-    """Rate the one account that is left, and see when the manifest, which comes last, lies there."""
+def _close(place: Site, sshd: Sshd, state: str, command: str) -> float:
+    """Rate what is left, and see when the manifest, which comes last, lies there."""
     for each in sshd.drop.iterdir():
         each.unlink()
-    shutil.copytree(place.folder / "prepared", place.folder / state)
     delivery = {
         "PORT": sshd.port,
         "USERNAME": sshd.username,
@@ -140,7 +149,7 @@ def _close(place: Site, sshd: Sshd, state: str) -> float:
         "KNOWN_HOSTS": sshd.known_hosts,
         "DIRECTORY": sshd.drop,
     }
-    place.job(state, "resume", **{f"DELIVERY__{key}": value for key, value in delivery.items()})
+    place.job(state, command, **{f"DELIVERY__{key}": value for key, value in delivery.items()})
     arrived = next(sshd.drop.glob("*.manifest.json")).stat().st_ctime
     plain = place.folder / "FirmESGRatings.csv"
     if not plain.exists():
@@ -153,5 +162,4 @@ def _raw(place: Site, sshd: Sshd, folder: Path) -> float:
     folder.mkdir()
     plain = place.folder / "FirmESGRatings.csv"
     where = (sshd.host, str(sshd.port), sshd.username, sshd.client_key, sshd.known_hosts, sshd.drop)
-    used = run([PEERS / "gpg_sftp", plain, place.desk.public_key, folder, *where], folder / "log")
-    return used.seconds
+    return timed([PEERS / "gpg_sftp", plain, place.desk.public_key, folder, *where])
