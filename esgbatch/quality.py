@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,31 +44,31 @@ class Comparison:
 
 STEPS = 20
 PAGE = 1000
-MOST_TEXTS = 100_000  # of a range so wide that hardly two scores are the same
 
 
 class _Column:
-    """One column's scores. Hundreds of accounts share a score of two decimals, so texts are counted first."""
+    """One column's scores."""
 
     def __init__(self, low: float, high: float) -> None:
-        self.count, self.total, self.steps = 0, 0.0, [0] * STEPS
+        self.count, self.total = 0, 0.0
         self._low, self._scale = low, STEPS / (high - low)
-        self._texts: Counter[str] = Counter()
+        self._steps: Counter[int] = Counter()
 
     def add(self, texts: Sequence[str]) -> None:
-        self.count += len(texts)
-        self._texts.update(texts)
-        if len(self._texts) > MOST_TEXTS:
-            self.settle()
+        scores = list(map(float, texts))
+        low, scale = self._low, self._scale
+        self.count += len(scores)
+        self.total += math.fsum(scores)
+        self._steps.update([int((score - low) * scale) for score in scores])
 
-    def settle(self) -> None:
-        """Make figures of what was counted."""
-        for text, number in self._texts.items():
-            score = float(text)
-            self.total += score * number
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """How many scores lie in each step."""
+        counts = [0] * STEPS
+        for step, number in self._steps.items():
             # The highest score belongs to the last step; one from outside was rated with another range.
-            self.steps[min(max(int((score - self._low) * self._scale), 0), STEPS - 1)] += number
-        self._texts.clear()
+            counts[min(max(step, 0), STEPS - 1)] += number
+        return tuple(counts)
 
 
 class Scores:
@@ -85,11 +86,9 @@ class Scores:
 
     def distribution(self) -> Distribution:
         """Each column's mean and histogram."""
-        for column in self._columns:
-            column.settle()
         return Distribution(
             tuple(column.total / column.count if column.count else None for column in self._columns),
-            tuple(Histogram(*self._range, tuple(column.steps)) for column in self._columns),
+            tuple(Histogram(*self._range, column.steps) for column in self._columns),
         )
 
 

@@ -46,8 +46,8 @@ PROTOCOL_VERSION = 3
 # What every server takes (draft-ietf-secsh-filexfer-02, 3), and what OpenSSH's takes.
 BLOCK = 32 * 1024
 LARGEST_BLOCK = 255 * 1024
-UNDER_WAY = 2 * 1024 * 1024  # as much as OpenSSH's client has
-RECEIVED = 4 * 1024 * 1024  # more than a channel's window
+UNDER_WAY = 2 * 1024 * 1024
+RECEIVED = 512 * 1024  # at once: of more, more would have to be kept
 PRIVATE = 0o600
 
 

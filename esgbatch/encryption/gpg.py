@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -135,11 +136,12 @@ class _Part:
     def publish(self) -> Digest:
         """Bring the file to the disk and to its name; both are certain when this returns."""
         with _reported(self._target):
-            with open(self.descriptor, "rb", closefd=False) as file:
+            with ThreadPoolExecutor(1) as aside, open(self.descriptor, "rb", closefd=False) as file:
+                synced = aside.submit(os.fsync, self.descriptor)
                 file.seek(0)
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = file.tell()
-            os.fsync(self.descriptor)
+                synced.result()
             self.path.replace(self._target)
             try:
                 sync_folder(self._target.parent)

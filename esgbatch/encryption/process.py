@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import logging
 import os
@@ -21,6 +22,7 @@ LIBRARY_TIMEOUT = 60
 STALL = 60.0  # seconds without a sign of life
 OFFLINE = ("--disable-dirmngr", "--no-auto-key-locate", "--no-auto-key-retrieve")  # no network for gpg
 KILL_GRACE = 10.0
+PIPE = 1 << 20  # so that gpg goes on while the next piece is made
 KEPT_OUTPUT = 1 << 20
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
 
@@ -143,6 +145,8 @@ class GpgProcess:
         self._input, self._errors = self._process.stdin, self._process.stderr
         self._status, self._words = bytearray(), bytearray()
         os.set_blocking(self._input.fileno(), False)
+        with suppress(OSError):  # more than this user may have
+            fcntl.fcntl(self._input, fcntl.F_SETPIPE_SZ, PIPE)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._input, selectors.EVENT_WRITE)
         self._selector.register(self._status_pipe, selectors.EVENT_READ, self._status)

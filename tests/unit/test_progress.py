@@ -22,7 +22,8 @@ from esgbatch.config.secrets import remember
 from esgbatch.errors import ExitCode, StopRequested
 from esgbatch.model import Snapshot, Stage, Step
 from esgbatch.observability import logs
-from esgbatch.observability.progress import Broadcast, PlainProgress, ProgressBar, people_listener
+from esgbatch.observability.bar import ProgressBar
+from esgbatch.observability.progress import Broadcast, PlainProgress, people_listener
 
 CHICAGO = ZoneInfo("America/Chicago")
 START = datetime(2026, 11, 24, 5, 0, tzinfo=CHICAGO).timestamp()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from esgbatch.config.model import Quality
 from esgbatch.model import Census, Reason, Tally
-from esgbatch.quality import MOST_TEXTS, PAGE, STEPS, Comparison, describe, findings, reconcile, require_rows
+from esgbatch.quality import PAGE, STEPS, Comparison, describe, findings, reconcile, require_rows
 from tests.summaries import FIRST
 
 COLUMNS = ("Environmental Score", "Social Score")
@@ -164,11 +164,7 @@ def test_means_are_over_the_accounts_that_have_scores() -> None:
 
 
 @pytest.mark.parametrize("accounts", [1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE])
-@pytest.mark.parametrize("most", [10, MOST_TEXTS])
-def test_figures_are_the_same_however_many_are_counted_at_once(
-    accounts: int, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("esgbatch.quality.MOST_TEXTS", most)
+def test_figures_are_the_same_however_many_are_counted_at_once(accounts: int) -> None:
     scores = [n % 101 for n in range(accounts)]
     found = describe([rated(f"{n}.00", f"{100 - n}.00") for n in scores], 2, 0.0, 100.0)
     assert found.means == pytest.approx((sum(scores) / accounts, 100 - sum(scores) / accounts))
