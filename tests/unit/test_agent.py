@@ -133,9 +133,10 @@ def test_a_stop_lets_nothing_leave():
     async def night() -> None:
         api = Api()
         agent = Agent(__version__, api.open, 4)
-        await agent.take(TOKEN, [permit(1, -1.0, Work(1, "A-1")), permit(2, 60.0, Work(2, "A-2"))])
+        await agent.take(TOKEN, [permit(1, -1.0, Work(1, "A-1"))])
         api.ready.put(None)
         await answers(agent, 1)
+        await agent.take(TOKEN, [permit(2, 60.0, Work(2, "A-2"))])
         await agent.stop()
         api.ready.put(None)
         assert await answers(agent, 1) == [(2, HELD_BACK)]
