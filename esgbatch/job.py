@@ -121,9 +121,9 @@ def run_job(job: Job, run: Run, deadline: Deadline) -> Run:
                 run = job.records.runs.advance(run, Stage.SEALING)
         if run.stage in (Stage.SEALING, Stage.WITHHELD):
             with job.stage("checking"):
-                check(job, run, draft)
+                scores = check(job, run, draft)
             with job.stage("sealing"):
-                run = seal(job, run, draft)
+                run = seal(job, run, draft, scores)
         with job.stage("delivering"):
             return deliver(job, run)
 
@@ -189,15 +189,14 @@ def _rate(job: Job, run: Run, deadline: Deadline, draft: Draft, *, partial: bool
         dispatcher.close()
 
 
-def check(job: Job, run: Run, draft: Draft) -> None:
-    """Finish the draft, and keep it back where its figures look wrong, unless it was approved.
+def check(job: Job, run: Run, draft: Draft) -> quality.Distribution:
+    """Finish the draft, and keep it back where it looks wrong, unless it was approved; returns its scores.
 
     Raises:
         Withheld: with the figures.
     """
     draft.finish()
     tally, scores = draft.tally, draft.scores
-    quality.reconcile(run.census, tally)
     before = None if _is_partial(run, tally) else job.records.ledger.last_delivered_before(run)
     found = quality.findings(
         tally,
@@ -213,12 +212,13 @@ def check(job: Job, run: Run, draft: Draft) -> None:
             _audit(job, run, "withheld", gates=[finding.gate for finding in found])
             job.records.runs.advance(run, Stage.WITHHELD)
         raise Withheld(f"The file is withheld: {'; '.join(finding.text for finding in found)}.")
+    return scores
 
 
-def seal(job: Job, run: Run, draft: Draft) -> Run:
+def seal(job: Job, run: Run, draft: Draft, scores: quality.Distribution) -> Run:
     """Encrypt the finished draft into the archive, and register the file with its manifest."""
     job.listener.event("sealing_started")
-    tally, scores = draft.tally, draft.scores
+    tally = draft.tally
     sealed = job.encryptor.seal(
         draft.chunks(),
         rows=lambda: quality.require_rows(draft.rows, tally),
@@ -268,7 +268,7 @@ def seal_again(job: Job, run: Run, lost: Revision) -> Run:
     job.listener.event("sealed_file_missing", revision=lost.number)
     with job.draft(run) as draft:
         draft.finish()
-        return seal(job, run, draft)
+        return seal(job, run, draft, quality.Distribution(lost.means, lost.histograms))
 
 
 def deliver(job: Job, run: Run) -> Run:

@@ -57,6 +57,11 @@ class Census:
         """How many places in the file were given away, those of duplicates and erased accounts included."""
         return self.rows + self.duplicate + self.erased
 
+    @property
+    def pages(self) -> range:
+        """The pages that these places are on."""
+        return range(page_of(self.positions - 1) + 1)
+
 
 # --- what the ESG API says --------------------------------------------------------------------
 
@@ -171,9 +176,18 @@ class Row:
 PAGE_ROWS = 500
 
 
+def page_of(position: int) -> int:
+    """The number of the page that a position is on."""
+    return position // PAGE_ROWS
+
+
+def positions_on(page: int) -> range:
+    return range(page * PAGE_ROWS, (page + 1) * PAGE_ROWS)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Page:
-    """The rows at positions `number * PAGE_ROWS` and on, in order, each with its outcome."""
+    """The rows at some hundred positions of the file, in order, each with its outcome."""
 
     rows: Sequence[Row]
     failed_by: Mapping[Reason, int]

@@ -117,7 +117,7 @@ def reconcile(census: Census, tally: Tally) -> None:
 
 
 def require_rows(written: int, tally: Tally) -> int:
-    """The file holds what the checkpoint counted; returns that number.
+    """The file holds what was counted; returns that number.
 
     Raises:
         AssertionError: a bug; the file must not be made.

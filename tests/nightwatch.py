@@ -133,7 +133,7 @@ class Night:
             self.listener,
             self.clock,
             Deadline(nine, self.clock),
-            lambda _page: None,
+            lambda _page: False,
             partial_at_deadline=False,
             rate_limit=limit,
         )

@@ -12,9 +12,9 @@ from esgbatch.checkpoint.database import Database, execute_many, fetch_all, stea
 from esgbatch.checkpoint.privacy import count
 from esgbatch.checkpoint.tables import accounts
 from esgbatch.checkpoint.vault import RunCipher
-from esgbatch.model import PAGE_ROWS, Failure, Held, Outcome, Page, Reason, Row, Run, State, Tally, Work
+from esgbatch.model import Failure, Held, Outcome, Page, Reason, Row, Run, State, Tally, Work, positions_on
 
-PAGE = 2000
+AT_ONCE = 2000
 _FINAL = frozenset((State.SUCCEEDED, State.FAILED))
 
 
@@ -95,21 +95,21 @@ class SqlOutcomes:
     @steadfast
     def page(self, run: Run, number: int) -> Page | None:
         """A page of the file; None while an account of it has no outcome."""
-        first = number * PAGE_ROWS
+        positions = positions_on(number)
         with self._database.reading() as connection:
             cipher = self._database.vault.cipher(connection, run.number)
             found = fetch_all(
-                connection, _PAGE, {"at_run": run.number, "first": first, "last": first + PAGE_ROWS - 1}
+                connection, _ROWS, {"at_run": run.number, "first": positions[0], "last": positions[-1]}
             )
         if not found:
             return Page((), {})
-        positions, ids, names, scores, states, reasons = zip(*found, strict=True)
+        places, ids, names, scores, states, reasons = zip(*found, strict=True)
         if not _FINAL.issuperset(states):
             return None
         opened = zip(
             ids,
-            cipher.open_names(positions, ids, names),
-            cipher.open_many_scores(positions, scores),
+            cipher.open_names(places, ids, names),
+            cipher.open_many_scores(places, scores),
             strict=True,
         )
         return Page(
@@ -124,7 +124,7 @@ class SqlOutcomes:
         with self._database.reading() as connection:
             cipher = self._database.vault.cipher(connection, run.number)
         columns = (accounts.c.position, accounts.c.account_id, accounts.c.scores)
-        for position, account_id, scores in self._pages(run, columns, State.SUCCEEDED):
+        for position, account_id, scores in self._streamed(run, columns, State.SUCCEEDED):
             if scores is not None:  # of one who was erased after the delivery
                 yield account_id, _scores(cipher, position, scores)
 
@@ -162,25 +162,27 @@ class SqlOutcomes:
             accounts.c.first_attempt,
             accounts.c.last_attempt,
         )
-        for _, account_id, reason, *rest in self._pages(run, columns, State.FAILED):
+        for _, account_id, reason, *rest in self._streamed(run, columns, State.FAILED):
             yield Failure(account_id, Reason(reason), *rest)
 
-    def _pages(self, run: Run, columns: Sequence[Any], state: State | None = None) -> Iterator[Any]:
+    def _streamed(self, run: Run, columns: Sequence[Any], state: State) -> Iterator[Any]:
         statement = (
             select(*columns)
-            .where(accounts.c.run == run.number, accounts.c.position > bindparam("after"))
+            .where(
+                accounts.c.run == run.number,
+                accounts.c.state == state,
+                accounts.c.position > bindparam("after"),
+            )
             .order_by(accounts.c.position)
-            .limit(PAGE)
+            .limit(AT_ONCE)
         )
-        if state is not None:
-            statement = statement.where(accounts.c.state == state)
         after = -1
-        while page := self._page(statement, after):
-            yield from page
-            after = page[-1][0]
+        while rows := self._rows_after(statement, after):
+            yield from rows
+            after = rows[-1][0]
 
     @steadfast
-    def _page(self, statement: Select[Any], after: int) -> Sequence[Any]:
+    def _rows_after(self, statement: Select[Any], after: int) -> Sequence[Any]:
         with self._database.reading() as connection:
             return fetch_all(connection, statement, {"after": after})
 
@@ -197,7 +199,7 @@ def _scores(cipher: RunCipher, position: int, scores: bytes) -> tuple[str, ...]:
     return tuple(cipher.open_scores(position, scores).split(","))
 
 
-_PAGE = (
+_ROWS = (
     select(
         accounts.c.position,
         accounts.c.account_id,

@@ -46,7 +46,8 @@ PROTOCOL_VERSION = 3
 # What every server takes (draft-ietf-secsh-filexfer-02, 3), and what OpenSSH's takes.
 BLOCK = 32 * 1024
 LARGEST_BLOCK = 255 * 1024
-UNDER_WAY = 2 * 1024 * 1024
+UNDER_WAY = 2 * 1024 * 1024  # as much as OpenSSH's client has
+SLOWEST = 64 * 1024  # bytes a second: a line as slow as this is allowed for
 RECEIVED = 512 * 1024  # at once: of more, more would have to be kept
 PRIVATE = 0o600
 
@@ -69,7 +70,9 @@ else:
 class SftpClient(_Base):
     """One SFTP session. After any error but a plain refusal by the server it is of no more use."""
 
-    def __init__(self, channel: paramiko.Channel) -> None:
+    def __init__(self, channel: paramiko.Channel, timeout: float) -> None:
+        """`timeout` is the channel's, in seconds."""
+        self._timeout = timeout
         self.extensions: dict[str, bytes] = {}
         self._channel = channel
         self._replies: dict[int, tuple[int, paramiko.Message]] = {}
@@ -144,7 +147,7 @@ class SftpClient(_Base):
     def _longest(self) -> tuple[int, int]:
         """The longest read and write: what the server says it takes (OpenSSH's PROTOCOL, 4.8), up to a bound.
 
-        Every request costs the same, however long it is.
+        Every request costs the same, however long it is; but its answer must come in time on a slow line.
         """
         if LIMITS not in self.extensions:
             return BLOCK, BLOCK
@@ -157,7 +160,8 @@ class SftpClient(_Base):
         if kind != CMD_EXTENDED_REPLY:
             return BLOCK, BLOCK
         _packet, read, write = reply.get_int64(), reply.get_int64(), reply.get_int64()
-        return min(read or BLOCK, LARGEST_BLOCK), min(write or BLOCK, LARGEST_BLOCK)
+        most = max(BLOCK, min(LARGEST_BLOCK, int(SLOWEST / 2 * self._timeout)))
+        return min(read or BLOCK, most), min(write or BLOCK, most)
 
     def _open(self, path: str, flags: int) -> bytes:
         attributes = paramiko.SFTPAttributes()

@@ -175,7 +175,7 @@ def _start_sftp(transport: paramiko.Transport, config: Delivery) -> SftpClient:
         channel.settimeout(config.timeout)
     with _limit(transport, config.timeout, "the SFTP subsystem", channel):
         channel.invoke_subsystem("sftp")
-        return SftpClient(channel)
+        return SftpClient(channel, config.timeout)
 
 
 # --- limits ------------------------------------------------------------------------------------

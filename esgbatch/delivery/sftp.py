@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from esgbatch.config.model import Delivery
-from esgbatch.delivery.client import UNEXPLAINED, SftpClient
+from esgbatch.delivery.client import SLOWEST, UNEXPLAINED, SftpClient
 from esgbatch.delivery.session import PASSING, REPLIES, open_session
 from esgbatch.errors import DeliveryError, SealedFileMissing
 from esgbatch.model import Digest, Package, Receipt, Step
 from esgbatch.ports import Clock, Listener
 
 VERIFIED_BY = "sha256 read back"
-SLOWEST = 64 * 1024  # bytes a second; the outer limit allows for a line as slow as this
 BACKOFF_BASE = 1.0
 BACKOFF_MAX = 30.0
 

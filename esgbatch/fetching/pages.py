@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from esgbatch.model import PAGE_ROWS, Outcome, State, Work
+from esgbatch.model import Outcome, State, Work, page_of
 
 
 class Pages:
-    """The pages of one pass. An account that is put off to the next pass keeps its page open."""
+    """The pages of one pass over a file of so many; each that is final is told to `draft`, once.
 
-    def __init__(self) -> None:
+    An account that is put off to the next pass keeps its page open. `draft` says whether there was
+    anything to do for it.
+    """
+
+    def __init__(self, total: int, draft: Callable[[int], bool]) -> None:
+        self._total = total
+        self._draft = draft
         self._open: Counter[int] = Counter()
         self._reached = 0
         self._final: deque[int] = deque()
 
     def taken(self, works: Sequence[Work]) -> None:
-        """Some accounts are under way: the backlog's next ones in order, so that all before them are known."""
+        """Some accounts are under way: the backlog's next ones in order, none at its end."""
         for work in works:
-            self._open[work.position // PAGE_ROWS] += 1
-        reached = works[-1].position // PAGE_ROWS
+            self._open[page_of(work.position)] += 1
+        reached = page_of(works[-1].position) if works else self._total
         self._final.extend(page for page in range(self._reached, reached) if page not in self._open)
         self._reached = reached
 
     def concluded(self, outcomes: Sequence[Outcome]) -> None:
         """They have outcomes, and these are committed."""
         for outcome in outcomes:
-            page = outcome.position // PAGE_ROWS
+            page = page_of(outcome.position)
             if outcome.state is not State.DEFERRED:
                 self._open[page] -= 1
                 if not self._open[page]:
@@ -35,7 +41,7 @@ class Pages:
                     if page < self._reached:
                         self._final.append(page)
 
-    def final(self, most: int) -> Iterator[int]:
-        """The next ones, each once."""
-        for _ in range(min(most, len(self._final))):
-            yield self._final.popleft()
+    def tell(self, most: int) -> None:
+        """Have so many made: a few at a time, since the next request waits."""
+        while most and self._final:
+            most -= self._draft(self._final.popleft())

@@ -14,12 +14,13 @@ from esgbatch.fetching.forecast import Forecast, Forecaster
 from esgbatch.fetching.pages import Pages
 from esgbatch.fetching.sampling import Sampler
 from esgbatch.fetching.ticket import Ended, Pace
-from esgbatch.model import PAGE_ROWS, Outcome, Reason, Run, Snapshot, Stage, State, Tally, Work, by_name
+from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Tally, Work, by_name, page_of
 from esgbatch.ports import Clock, Listener, Outcomes
 from esgbatch.records import Records
 
 RATE_WINDOW = 10.0
 SHOW_SECONDS = 1.0
+DRAFTED_A_TICK = 2  # pages: 8 a second
 GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly over a list, however many are taken
 # Failures that only a working API finds.
 ANSWERED = (Reason.NO_RATING, Reason.BAD_RATING, Reason.REJECTED)
@@ -28,9 +29,10 @@ ANSWERED = (Reason.NO_RATING, Reason.BAD_RATING, Reason.REJECTED)
 class Rating:
     """Rates every account of a run that has no outcome yet.
 
-    `draft` is told of each page of the file that is final. With `partial_at_deadline` the main pass
-    ends early enough to seal and deliver what there is. `rate_limit` is the most accounts a second
-    that the forecast reckons with. `tally` is how the accounts stand, once it has run.
+    `draft` is told of each page of the file that is final, and says whether there was anything to do.
+    With `partial_at_deadline` the main pass ends early enough to seal and deliver what there is.
+    `rate_limit` is the most accounts a second that the forecast reckons with. `tally` is how the
+    accounts stand, once it has run.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Rating:
         listener: Listener,
         clock: Clock,
         deadline: Deadline,
-        draft: Callable[[int], None],
+        draft: Callable[[int], bool],
         *,
         partial_at_deadline: bool,
         rate_limit: float,
@@ -52,6 +54,7 @@ class Rating:
         self._clock = clock
         self._deadline = deadline
         self._draft = draft
+        self._pages = Pages(0, draft)
         self.tally = self._start = records.outcomes.tally(run)
         self._reserve = reserve(self._start.rows, deadline.remaining()) if deadline.binds else 0.0
         self._partial = partial_at_deadline
@@ -94,7 +97,7 @@ class Rating:
     def _passes(self, dispatcher: Dispatcher) -> Ended:
         spare = self._reserve if self._partial else 0.0
         ended = dispatcher.run(
-            _Backlog(self._run, self._outcomes, State.PENDING, self._draft),
+            self._backlog(State.PENDING),
             final=False,
             remaining=lambda: self._deadline.remaining() - spare,
         )
@@ -104,7 +107,7 @@ class Rating:
             if deferred:
                 self._listener.event("last_pass_started", accounts=deferred)
                 last = dispatcher.run(
-                    _Backlog(self._run, self._outcomes, State.DEFERRED, self._draft),
+                    self._backlog(State.DEFERRED),
                     final=True,
                     remaining=lambda: self._deadline.remaining() - self._reserve,
                 )
@@ -126,8 +129,16 @@ class Rating:
             failed_by=Counter(self._start.failed_by) + pace.failed_by,
         )
 
+    def _backlog(self, state: State) -> _Backlog:
+        self._pages = Pages(len(self._run.census.pages), self._draft)
+        return _Backlog(self._run, self._outcomes, state, self._pages)
+
     def tick(self, pace: Pace) -> None:
-        """Show how it goes, once a second: to the listener, and to `status` in another shell."""
+        """Show how it goes, once a second: to the listener, and to `status` in another shell.
+
+        And go on with the file, where answers leave time for more of it than they bring.
+        """
+        self._pages.tell(DRAFTED_A_TICK)
         now = self._clock.monotonic()
         if now < self._show_at:
             return
@@ -225,12 +236,11 @@ def _held(pace: Pace, now: float) -> bool:
 class _Backlog:
     """The run's accounts in one state, page by page."""
 
-    def __init__(self, run: Run, outcomes: Outcomes, state: State, draft: Callable[[int], None]) -> None:
+    def __init__(self, run: Run, outcomes: Outcomes, state: State, pages: Pages) -> None:
         self._run = run
         self._outcomes = outcomes
         self._state = state
-        self._draft = draft
-        self._pages = Pages()
+        self._pages = pages
         self._after = -1
         self._asked = 0
 
@@ -238,7 +248,7 @@ class _Backlog:
         page = self._outcomes.pending(self._run, self._state, self._after, limit)
         if page:
             self._after = page[-1].position
-            self._pages.taken(page)
+        self._pages.taken(page)
         return page
 
     def known_good(self) -> str | None:
@@ -255,8 +265,7 @@ class _Backlog:
         return None
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
-        """Commit, then make of the file what is due: little at a time, since the next request waits."""
+        """Commit, then go on with the file by as much as that was."""
         self._outcomes.record(self._run, outcomes)
         self._pages.concluded(outcomes)
-        for number in self._pages.final(len(outcomes) // PAGE_ROWS + 1):
-            self._draft(number)
+        self._pages.tell(page_of(len(outcomes)))

@@ -354,12 +354,16 @@ def test_a_single_failed_write_is_noticed(tmp_path: Path, package: Package, writ
         assert has_arrived(package, server.drop)
 
 
-@pytest.mark.parametrize(("faults", "long"), [([], True), (["hide:limits@openssh.com"], False)])
-def test_writes_are_as_long_as_the_server_takes(tmp_path: Path, faults: list[str], *, long: bool) -> None:
+@pytest.mark.parametrize(
+    ("faults", "timeout", "long"), [([], 10, True), (["hide:limits@openssh.com"], 10, False), ([], 1, False)]
+)
+def test_writes_are_as_long_as_the_server_and_a_slow_line_take(
+    tmp_path: Path, faults: list[str], timeout: float, *, long: bool
+) -> None:
     """The file in one write and the manifest in another; or the file in eight, which every server takes."""
     package, struck = make_package(tmp_path, size=LONGEST), tmp_path / "struck"
     with Sshd(tmp_path / "server", relay=[*faults, "fail:write:3", f"once:{struck}"]) as server:
-        assert Courier(server.delivery()).deliver(package).attempts == (1 if long else 2)
+        assert Courier(server.delivery(timeout=timeout)).deliver(package).attempts == (1 if long else 2)
         assert struck.exists() is not long
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from esgbatch import draft as draft_module
 from esgbatch.draft import Draft
-from esgbatch.errors import CheckpointError, EncryptionError
+from esgbatch.errors import CheckpointError
 from esgbatch.model import PAGE_ROWS, Reason, Run, Tally
 from esgbatch.quality import Scores
 from esgbatch.rows import CsvFile
@@ -81,6 +82,7 @@ def test_a_page_with_an_account_under_way_is_made_later(books: Books, tmp_path: 
         assert draft.tally == Tally()
         with pytest.raises(AssertionError, match="no outcome"):
             draft.finish()
+        assert draft.make(0), "it is looked at again"
         books.outcomes.record(run, [failure(1)])
         draft.finish()
         assert b"".join(draft.chunks()) == expected(books, run)
@@ -94,9 +96,26 @@ def test_what_was_changed_in_the_checkpoint_is_told_when_the_file_is_made_and_no
         connection.exec_driver_sql("update accounts set name = scores where position = 7")
     with begin(books, run, tmp_path) as draft:
         draft.make(0)
-        draft.make(1)
         with pytest.raises(CheckpointError, match="name at position 7 "):
             draft.finish()
+
+
+def test_a_database_that_is_gone_is_not_waited_for_page_by_page(
+    books: Books, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def gone(_run: Run, number: int) -> None:
+        asked.append(number)
+        raise CheckpointError("The connection is lost.")
+
+    with begin(books, run, tmp_path) as draft:
+        with monkeypatch.context() as patched:
+            patched.setattr(books.outcomes, "page", gone)
+            assert [draft.make(number) for number in (0, 1, 2)] == [True, False, False]
+        assert asked == [0]
+        draft.finish()
+        assert b"".join(draft.chunks()) == expected(books, run)
 
 
 def test_no_byte_of_it_can_be_read_on_the_disk(books: Books, tmp_path: Path) -> None:
@@ -113,6 +132,22 @@ def test_no_byte_of_it_can_be_read_on_the_disk(books: Books, tmp_path: Path) -> 
         assert len(spooled) > 30
         assert b"anary" not in spooled
         assert b"CANARY" not in spooled
+
+
+def test_a_disk_with_little_room_is_left_to_those_who_need_it(
+    books: Books, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with begin(books, run, tmp_path) as draft:
+        draft.make(0)
+        assert draft._spool._file is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(draft_module, "ROOM", 2**62)
+            draft.make(1)
+        assert draft._spool._file is None, "what it had is given back"
+        draft.finish()
+        assert draft._spool._file is None
+        assert b"".join(draft.chunks()) == expected(books, run)
+        assert draft.rows == draft.tally.rows == ACCOUNTS
 
 
 @pytest.mark.parametrize("when", ["opening", "writing"])
@@ -134,14 +169,16 @@ def test_a_disk_without_room_for_it_makes_it_slower_and_no_worse(
         assert draft.rows == draft.tally.rows == ACCOUNTS
 
 
-def test_a_spool_that_gives_back_other_bytes_is_not_sealed(books: Books, run: Run, tmp_path: Path) -> None:
+def test_a_page_that_the_spool_gives_back_otherwise_is_made_again(
+    books: Books, run: Run, tmp_path: Path
+) -> None:
     with begin(books, run, tmp_path) as draft:
         draft.finish()
         file = draft._spool._file
         assert file is not None
-        os.pwrite(file.fileno(), b"?", 100)
-        with pytest.raises(EncryptionError, match="cannot be read back"):
-            list(draft.chunks())
+        (byte,) = os.pread(file.fileno(), 1, 100)
+        os.pwrite(file.fileno(), bytes([byte ^ 1]), 100)
+        assert b"".join(draft.chunks()) == expected(books, run)
 
 
 def test_each_page_is_read_from_the_checkpoint_once(
@@ -155,3 +192,9 @@ def test_each_page_is_read_from_the_checkpoint_once(
         draft.finish()
         b"".join(draft.chunks())
     assert sorted(read) == [0, 1, 2]
+
+
+def test_a_file_that_is_not_what_was_listed_is_not_made(books: Books, run: Run, tmp_path: Path) -> None:
+    more = replace(run, census=replace(run.census, listed=run.census.listed + 1))
+    with begin(books, more, tmp_path) as draft, pytest.raises(AssertionError, match="listed"):
+        draft.finish()
