@@ -173,7 +173,7 @@ class Row:
     scores: tuple[str, ...] | None
 
 
-PAGE_ROWS = 500
+PAGE_ROWS = 200
 
 
 def page_of(position: int) -> int:

@@ -442,8 +442,11 @@ class Dispatcher:
 
     def _housekeeping(self) -> None:
         now = self._clock.monotonic()
+        # One or the other in a turn, so that what is due meanwhile starts in between.
         if len(self._outcomes) >= self._commit_every or (self._outcomes and now >= self._flush_at):
             self._flush()
+        else:
+            self._backlog.tend()
         if now >= self._tick_at:
             if self._concurrency.adjust(now):
                 self._listener.event("concurrency_changed", value=self._concurrency.value)

@@ -41,7 +41,7 @@ class Pages:
                     if page < self._reached:
                         self._final.append(page)
 
-    def tell(self, most: int) -> None:
-        """Have so many made: a few at a time, since the next request waits."""
-        while most and self._final:
-            most -= self._draft(self._final.popleft())
+    def tell(self) -> None:
+        """Have one made; one at a time, since the next request waits."""
+        while self._final and not self._draft(self._final.popleft()):
+            pass

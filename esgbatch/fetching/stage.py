@@ -14,13 +14,12 @@ from esgbatch.fetching.forecast import Forecast, Forecaster
 from esgbatch.fetching.pages import Pages
 from esgbatch.fetching.sampling import Sampler
 from esgbatch.fetching.ticket import Ended, Pace
-from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Tally, Work, by_name, page_of
+from esgbatch.model import Outcome, Reason, Run, Snapshot, Stage, State, Tally, Work, by_name
 from esgbatch.ports import Clock, Listener, Outcomes
 from esgbatch.records import Records
 
 RATE_WINDOW = 10.0
 SHOW_SECONDS = 1.0
-DRAFTED_A_TICK = 2  # pages: 8 a second
 GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly over a list, however many are taken
 # Failures that only a working API finds.
 ANSWERED = (Reason.NO_RATING, Reason.BAD_RATING, Reason.REJECTED)
@@ -54,7 +53,6 @@ class Rating:
         self._clock = clock
         self._deadline = deadline
         self._draft = draft
-        self._pages = Pages(0, draft)
         self.tally = self._start = records.outcomes.tally(run)
         self._reserve = reserve(self._start.rows, deadline.remaining()) if deadline.binds else 0.0
         self._partial = partial_at_deadline
@@ -130,15 +128,11 @@ class Rating:
         )
 
     def _backlog(self, state: State) -> _Backlog:
-        self._pages = Pages(len(self._run.census.pages), self._draft)
-        return _Backlog(self._run, self._outcomes, state, self._pages)
+        pages = Pages(len(self._run.census.pages), self._draft)
+        return _Backlog(self._run, self._outcomes, state, pages)
 
     def tick(self, pace: Pace) -> None:
-        """Show how it goes, once a second: to the listener, and to `status` in another shell.
-
-        And go on with the file, where answers leave time for more of it than they bring.
-        """
-        self._pages.tell(DRAFTED_A_TICK)
+        """Show how it goes, once a second: to the listener, and to `status` in another shell."""
         now = self._clock.monotonic()
         if now < self._show_at:
             return
@@ -265,7 +259,9 @@ class _Backlog:
         return None
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
-        """Commit, then go on with the file by as much as that was."""
         self._outcomes.record(self._run, outcomes)
         self._pages.concluded(outcomes)
-        self._pages.tell(page_of(len(outcomes)))
+
+    def tend(self) -> None:
+        """Go on with the file."""
+        self._pages.tell()

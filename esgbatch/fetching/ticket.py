@@ -46,6 +46,9 @@ class Backlog(Protocol):
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Commit; when this returns, they are not lost any more."""
 
+    def tend(self) -> None:
+        """Do a little of what need not be done at once; called in every turn without a commit."""
+
 
 @dataclass(slots=True)
 class Ticket:

@@ -55,6 +55,9 @@ class Accounts:
     def anyone(self) -> str | None:
         return self._left[len(self._left) // 2].account_id if self._left else None
 
+    def tend(self) -> None:
+        pass
+
     def record(self, outcomes: Sequence[Outcome]) -> None:
         self.batches.append(len(outcomes))
         for outcome in outcomes:

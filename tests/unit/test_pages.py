@@ -10,8 +10,6 @@ import pytest
 from esgbatch.fetching.pages import Pages
 from esgbatch.model import PAGE_ROWS, Outcome, State, Work, positions_on
 
-ALL = 1_000_000
-
 
 class Draft:
     """Notes what it is told; there is nothing to do for those in `made`."""
@@ -42,8 +40,9 @@ def draft() -> Draft:
     return Draft()
 
 
-def told(pages: Pages, draft: Draft, most: int = ALL) -> list[int]:
-    pages.tell(most)
+def told(pages: Pages, draft: Draft, calls: int = 100) -> list[int]:
+    for _ in range(calls):
+        pages.tell()
     return draft.take()
 
 
@@ -94,12 +93,14 @@ def test_who_is_put_off_keeps_the_page_open(draft: Draft) -> None:
     assert told(last_pass, draft) == [0]
 
 
-def test_no_more_are_made_than_asked_for_and_those_that_are_made_do_not_count() -> None:
+def test_one_is_made_at_a_time_and_those_that_are_made_do_not_count() -> None:
     draft = Draft(0, 1, 3)
     pages = Pages(6, draft)
     pages.taken([])
-    assert told(pages, draft, 2) == [0, 1, 2, 3, 4]
-    assert told(pages, draft, 2) == [5]
+    assert told(pages, draft, 1) == [0, 1, 2]
+    assert told(pages, draft, 1) == [3, 4]
+    assert told(pages, draft, 1) == [5]
+    assert told(pages, draft, 1) == []
 
 
 def batches(items: Sequence[int], dice: random.Random) -> Iterator[Sequence[int]]:
